@@ -1,4 +1,4 @@
-"""The lab: parameters are refused before anything runs, a record is the same by every road, a killed run leaves none."""
+"""The lab: wrong parameters never run, a record is the same by every road, a killed run leaves none."""
 
 import json
 import os
@@ -26,7 +26,11 @@ CHAPTER = {
 def write_chapter(book, name="01_adds_up.ipynb", cells=CHAPTER):
     made = []
     for key, source in cells.items():
-        kind = {"cell_type": "code", "outputs": [], "execution_count": None} if key != "title" else {"cell_type": "markdown"}
+        kind = (
+            {"cell_type": "code", "outputs": [], "execution_count": None}
+            if key != "title"
+            else {"cell_type": "markdown"}
+        )
         tags = {"tags": ["parameters"]} if key.startswith("parameters") else {}
         made.append({"id": key, "source": source, "metadata": tags} | kind)
     kernel = {"name": "python3", "display_name": "python3", "language": "python"}
@@ -135,7 +139,11 @@ def test_parallel_runs_each_leave_their_record(book):
 
 
 def test_a_record_holds_only_finite_numbers_and_known_verdicts(book):
-    for numbers in ({"x": float("nan")}, {"x": lab.Number(1.0)} | {"y": float("inf")}, {"x": {"value": 1, "low": 2, "high": 3}}):
+    for numbers in (
+        {"x": float("nan")},
+        {"x": lab.Number(1.0)} | {"y": float("inf")},
+        {"x": {"value": 1, "low": 2, "high": 3}},
+    ):
         with pytest.raises(ValueError, match="must be finite"):
             lab.save("adds-up", {}, seeds=0, numbers=numbers)
     with pytest.raises(ValueError, match="verdict"):

@@ -78,7 +78,7 @@ def determinise(grammar) -> tuple[list, dict]:
             arcs.append((index[state], word, index[after], float(total)))
     return arcs, ends
 
-# %% ../nbs/lib/01_automata.ipynb #cc660c68
+# %% ../nbs/lib/01_automata.ipynb #b8378b3e
 class Automaton:
     "A deterministic weighted automaton over sentences of `shortest` to `longest` words, on pages of `longest` places."
 
@@ -108,19 +108,23 @@ class Automaton:
         "Which arcs may be taken as step `t`: padding only once the sentence is long enough. Shape (arcs,)."
         return (self.sym > 0) | (t >= self.shortest)
 
-    def _backward(self):
-        "Weights, counts and entropies of all that can follow, by place and state."
-        self.beta = np.zeros((self.longest + 1, self.closed + 1))
-        count, entropy = np.zeros_like(self.beta), np.zeros_like(self.beta)
-        self.beta[-1], count[-1] = self.end, self.end > 0
-        for t in reversed(range(self.longest)):
-            flow = self.p * self.allowed(t) * self.beta[t + 1, self.dst]
-            self.beta[t] = np.bincount(self.src, flow, self.closed + 1)
-            count[t] = np.bincount(self.src, self.allowed(t) * count[t + 1, self.dst], self.closed + 1)
-            share = flow / np.where(self.beta[t] > 0, self.beta[t], 1)[self.src]
-            bits = share * (entropy[t + 1, self.dst] - np.log2(np.where(share > 0, share, 1)))
-            entropy[t] = np.bincount(self.src, bits, self.closed + 1)
-        self.total, self.count, self.entropy_bits = self.beta[0, 0], int(count[0, 0]), float(entropy[0, 0])
+# %% ../nbs/lib/01_automata.ipynb #f980a71e
+def _backward(self: Automaton) -> None:
+    "Weights, counts and entropies of all that can follow, by place and state."
+    self.beta = np.zeros((self.longest + 1, self.closed + 1))
+    count, entropy = np.zeros_like(self.beta), np.zeros_like(self.beta)
+    self.beta[-1], count[-1] = self.end, self.end > 0
+    for t in reversed(range(self.longest)):
+        flow = self.p * self.allowed(t) * self.beta[t + 1, self.dst]
+        self.beta[t] = np.bincount(self.src, flow, self.closed + 1)
+        count[t] = np.bincount(self.src, self.allowed(t) * count[t + 1, self.dst], self.closed + 1)
+        share = flow / np.where(self.beta[t] > 0, self.beta[t], 1)[self.src]
+        bits = share * (entropy[t + 1, self.dst] - np.log2(np.where(share > 0, share, 1)))
+        entropy[t] = np.bincount(self.src, bits, self.closed + 1)
+    self.total, self.count, self.entropy_bits = self.beta[0, 0], int(count[0, 0]), float(entropy[0, 0])
+
+
+Automaton._backward = _backward
 
 # %% ../nbs/lib/01_automata.ipynb #69d99f99
 def sample_ids(automaton: Automaton, n: int, seed: int = 0) -> np.ndarray:

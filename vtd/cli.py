@@ -40,12 +40,12 @@ def main() -> None:
         if os.environ.get("VTD_TRACEBACK"): raise
         fail(error)
 
-# %% ../nbs/lib/23_cli.ipynb #1d36ea36
+# %% ../nbs/lib/23_cli.ipynb #f5d45d0f
 @app.command()
 def train(
     text: Annotated[str | None, typer.Option(help="A UTF-8 text file, or hf:NAME for a Hugging Face data set. Default: the built-in little world.")] = None,
     tokens: Annotated[str, typer.Option(help="How text is cut: word, char (the 27 letters and space) or bpe (CLIP's).")] = "word",
-    vocabulary: Annotated[int, typer.Option(help="Keep at most so many words.")] = 5000,
+    vocabulary: Annotated[int, typer.Option(help="Keep at most so many words.")] = 2000,
     length: Annotated[int | None, typer.Option(help="Tokens on a page. Default: 32 words or 64 characters.")] = None,
     grid: Annotated[str, typer.Option(help="Grid of a token: height x width x colours.")] = "8x8x3",
     code: Annotated[str, typer.Option(help="Which grids: binary, gaussian, one-hot or glyph.")] = "binary",
@@ -54,6 +54,7 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Pages a step. Default: about 1,024 tokens.")] = None,
     width: Annotated[int, typer.Option(help="Width of the network.")] = 96,
     layers: Annotated[int, typer.Option(help="Blocks of the network.")] = 4,
+    chain: Annotated[bool | None, typer.Option(help="Start from counted word pairs. Default: where the vocabulary is small.")] = None,
     self_condition: Annotated[bool, typer.Option(help="Feed the previous estimate back into the network.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -71,7 +72,7 @@ def train(
 
     if steps is None and minutes is None: minutes = 5.0
     recipe = Recipe(text=text, tokens=tokens, vocabulary=vocabulary, length=length, grid=grid, code=code, steps=steps,
-                    minutes=minutes, batch=batch, width=width, layers=layers, self_condition=self_condition, seed=seed)
+                    minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, seed=seed)
     model = train_to(recipe, out, device=device, again=again)
     report(model, recipe.corpus())
     print(f"saved {out}; let it write: vtd write --model {out}")
@@ -99,7 +100,7 @@ def report(model, corpus) -> None:
         print(f"{title}:")
         for page in rows: print("   ", model.vocabulary.decode(page.tolist()))
 
-# %% ../nbs/lib/23_cli.ipynb #82c11dc4
+# %% ../nbs/lib/23_cli.ipynb #37caf07c
 @app.command()
 def write(
     prompt: Annotated[str | None, typer.Option(help='Words to keep; `_` is a blank, as in "the small _ swims".')] = None,
@@ -109,7 +110,7 @@ def write(
     order: Annotated[str, typer.Option(help="Clocks of the places: spaced, together or left-to-right.")] = "spaced",
     overlap: Annotated[float, typer.Option(min=1.0, help="How many places are under way at once; 1 is one by one.")] = 3.0,
     sampler: Annotated[str, typer.Option(help="ddim, second-order or ancestral.")] = "ddim",
-    temperature: Annotated[float, typer.Option(help="Below 1: safer words; above: wilder ones.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Below 1: safer words; above: wilder ones.")] = 0.8,
     seed: Seed = 0,
     save: Annotated[Path | None, typer.Option(help="Also save the pages as one picture, one text a row: page.png.")] = None,
     model: Model = "default",

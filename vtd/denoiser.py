@@ -42,7 +42,7 @@ def chain_context(loglik: Tensor, first: Tensor, step: Tensor) -> Tensor:
     context = (torch.stack(ahead, 1) * torch.stack(behind[::-1], 1)).clamp(min=1e-30).log()
     return context.log_softmax(-1)
 
-# %% ../nbs/lib/08_denoiser.ipynb #fcdc715b
+# %% ../nbs/lib/08_denoiser.ipynb #a9668021
 class Block(nn.Module):
     "Depthwise convolution, attention with relative positions, perceptron; `(B, L, width)` to the same."
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.kernel, self.reach = heads, kernel, reach
         self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(3))
-        self.taps = nn.Parameter(torch.zeros(kernel, width))
+        self.taps = nn.Parameter(0.3 * torch.randn(kernel, width))
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(width, expand * width, bias=False), nn.Linear(expand * width, width, bias=False)
         self.distance = nn.Parameter(torch.zeros(heads, 2 * reach + 1))
@@ -77,7 +77,7 @@ class Block(nn.Module):
         weight = torch.baddbmm(bias, q, k.mT, alpha=q.shape[-1] ** -0.5).softmax(-1)
         return self.out((weight @ v).view(B, self.heads, L, -1).transpose(1, 2).reshape(B, L, width))
 
-# %% ../nbs/lib/08_denoiser.ipynb #b28e70f6
+# %% ../nbs/lib/08_denoiser.ipynb #25c8eb4e
 class GridDenoiser(nn.Module):
     """Logits over the vocabulary for every place of a page of noisy grids.
 
@@ -98,7 +98,6 @@ class GridDenoiser(nn.Module):
         self.register_buffer("step", None if step is None else torch.as_tensor(step, dtype=torch.float32))
         names = ("alone", "doubt") if chain is None else ("alone", "doubt", "chain")
         self.beliefs = nn.ModuleDict({name: nn.Linear(V, width, bias=False) for name in names})
-        self.cells = nn.Linear(D, width, bias=False)
         self.strength = nn.Linear(self.FEATURES, width)
         self.previous = nn.Linear(D, width, bias=False) if self_condition else None
         self.blocks = nn.ModuleList(Block(width, heads, kernel, expand, reach) for _ in range(layers))
@@ -122,17 +121,17 @@ class GridDenoiser(nn.Module):
         loglik = self.loglik(z, log_snr, clue)
         alone = (self.log_prior + loglik).log_softmax(-1)
         start = alone if self.step is None else (loglik + chain_context(loglik, self.first, self.step)).log_softmax(-1)
-        x = self.embed(z, log_snr, alone)
+        x = self.embed(log_snr, alone)
         if self.step is not None: x = x + self.beliefs["chain"](start.exp())
         if self.previous is not None and previous is not None: x = x + self.previous(previous)
         for block in self.blocks: x = block(x)
         return start + self.head(self.norm(x))
 
-    def embed(self, z: Tensor, log_snr: Tensor, alone: Tensor) -> Tensor:
-        "A grid as the net sees it: its belief, the same belief flattened (what else it might be), cells, strength."
+    def embed(self, log_snr: Tensor, alone: Tensor) -> Tensor:
+        "A grid as the net sees it: its belief, the same belief flattened (what else it might be), strength."
         belief, doubt = alone.exp(), (0.5 * alone).softmax(-1)
         entropy = -(belief * alone.clamp(min=-30)).sum(-1, keepdim=True)
-        total = (log_snr.clamp(max=self.top) + math.log(z.shape[-1]))[..., None]
-        waves = total * torch.linspace(0.15, 1.2, 8, device=z.device)
+        total = (log_snr.clamp(max=self.top) + math.log(self.codewords.shape[-1]))[..., None]
+        waves = total * torch.linspace(0.15, 1.2, 8, device=alone.device)
         strength = torch.cat([entropy, belief.amax(-1, keepdim=True), total / 4, waves.sin(), waves.cos()], -1)
-        return self.beliefs["alone"](belief) + self.beliefs["doubt"](doubt) + self.cells(z) + self.strength(strength)
+        return self.beliefs["alone"](belief) + self.beliefs["doubt"](doubt) + self.strength(strength)

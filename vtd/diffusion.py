@@ -26,7 +26,7 @@ from .sampling import SAMPLERS, Belief, clock_path, ranks
 from .text import Corpus, TextError, Vocabulary, little_world
 from .training import TrainingError, read_tensors, write_tensors
 
-# %% ../nbs/lib/10_diffusion.ipynb #50d9c409
+# %% ../nbs/lib/10_diffusion.ipynb #dd795626
 @dataclass
 class Bound:
     "An upper bound on the bits of a text, from the variational bound of diffusion (Kingma et al. 2021)."
@@ -46,7 +46,7 @@ class Writing:
     order: str = "spaced"
     overlap: float = 3.0
     sampler: str = "ddim"
-    temperature: float = 1.0
+    temperature: float = 0.8  # below 1: safer words
 
 
 class GridDiffusion(nn.Module):
@@ -110,7 +110,7 @@ def _feed_back(self: GridDiffusion, logits: Tensor, clean: Tensor, levels: Tenso
 GridDiffusion.loss, GridDiffusion._feed_back = _loss, _feed_back
 GridDiffusion.codebook_signal = property(lambda self: self.net.codewords, doc="Signal of the codebook `(V, D)`.")
 
-# %% ../nbs/lib/10_diffusion.ipynb #99a208d2
+# %% ../nbs/lib/10_diffusion.ipynb #c5572dba
 @torch.no_grad()
 def page_bits(self: GridDiffusion, ids: Tensor, *, order: str = "together", overlap: float = 1.0, draws: int = 8,
               seed: int = 0) -> dict[str, Tensor]:
@@ -122,11 +122,12 @@ def page_bits(self: GridDiffusion, ids: Tensor, *, order: str = "together", over
     power, D = clean.square().sum(-1), clean.shape[-1]
     prior = 0.5 * (below * power + D * (above - 1 - above.log())).sum(-1)
     flow, read = torch.zeros(N, device=self.device), torch.zeros(N, device=self.device)
-    for _ in range(draws):
+    for k in range(draws):  # moments are stratified over pages, and over the draws of each page
         strata = torch.randperm(N, generator=generator, device=self.device)
-        time = ((strata + torch.rand(N, generator=generator, device=self.device)) / N)[:, None]
-        flow += self._flow(ids, clean, rank, overlap, time, generator) / draws
-        read += self._read_out(ids, clean, rank, overlap, generator) / draws
+        time = ((strata + torch.rand(N, generator=generator, device=self.device)) / N + k) / draws
+        flow += self._flow(ids, clean, rank, overlap, time[:, None], generator) / draws
+    reads = max(1, draws // 4)  # the read-out hardly varies
+    for _ in range(reads): read += self._read_out(ids, clean, rank, overlap, generator) / reads
     return {k: v / math.log(2) for k, v in (("prior", prior), ("diffusion", flow), ("reconstruction", read))}
 
 
@@ -245,7 +246,7 @@ def _denoise(self: GridDiffusion, temperature: float, generator: torch.Generator
 
 GridDiffusion._template, GridDiffusion._denoise, GridDiffusion._pieces = _template, _denoise, _pieces
 
-# %% ../nbs/lib/10_diffusion.ipynb #bc298de8
+# %% ../nbs/lib/10_diffusion.ipynb #9a498c2e
 @torch.no_grad()
 def write_ids(self: GridDiffusion, n: int, how: Writing = Writing(), *, seed: int = 0, prompt: str | None = None,  # noqa: B008
               length: int | None = None, clue: Tensor | None = None, callback=None) -> Tensor:
@@ -271,7 +272,7 @@ def write_ids(self: GridDiffusion, n: int, how: Writing = Writing(), *, seed: in
 
 
 def write(self: GridDiffusion, n: int, *, nfe: int = 32, seed: int = 0, prompt: str | None = None, length: int | None = None,
-          order: str = "spaced", overlap: float = 3.0, sampler: str = "ddim", temperature: float = 1.0) -> list[str]:
+          order: str = "spaced", overlap: float = 3.0, sampler: str = "ddim", temperature: float = 0.8) -> list[str]:
     "`n` written texts; `prompt` words are kept, `_` is a blank to fill. Unknown prompt words are a TextError."
     how = Writing(nfe, order, overlap, sampler, temperature)
     return [self.vocabulary.decode(page.tolist()) for page in self.write_ids(n, how, seed=seed, prompt=prompt, length=length)]

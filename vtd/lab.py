@@ -613,10 +613,10 @@ def _in_thread(work, started: list) -> None:
     if box:
         raise box[0]
 
-# %% ../nbs/lib/22_lab.ipynb #5d7e82fd
+# %% ../nbs/lib/22_lab.ipynb #ae2bd1b9
 def execute(source: Path, target: Path, parameters: Mapping[str, Any] | None = None, progress: dict | bool = False,
             environment: Mapping[str, str] | None = None) -> None:  # fmt: skip
-    """Execute any notebook of the book into `target` in a fresh kernel of this Python; the folder of `source` is its own."""
+    """Execute a notebook into `target` in a fresh kernel of this Python; the folder of `source` is its own."""
     started: list = []
     surroundings = {"VTD_ROOT": str(root()), "VTD_HEADLESS": "1", **(environment or {})}
     target.parent.mkdir(parents=True, exist_ok=True)

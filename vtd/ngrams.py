@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['NGram', 'best_ngram', 'bigram_table']
 
-# %% ../nbs/lib/02_ngrams.ipynb #3448bd69
+# %% ../nbs/lib/02_ngrams.ipynb #3867b188
 import numpy as np
 
-from .text import Corpus, TextError
+from .text import Corpus, TextError, little_world
 
 # %% ../nbs/lib/02_ngrams.ipynb #59e9f3da
 def _contexts(ids: np.ndarray, order: int, vocab_size: int) -> np.ndarray:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATHS', 'Recipe', 'check_out', 'train', 'judge_pages', 'word_entropy', 'judge_bits', 'replace_valid']
 
-# %% ../nbs/lib/10_recipes.ipynb #8a8ffdd2
+# %% ../nbs/lib/10_recipes.ipynb #f3edd13c
 import hashlib
 import json
 from collections.abc import Callable
@@ -15,19 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .automata import log2_probability
 from .diffusion import GridDiffusion, build
 from .ngrams import best_ngram
 from .text import Corpus, little_world, text_corpus
 from .training import TrainingError, fit, pick_device
 
-# %% ../nbs/lib/10_recipes.ipynb #657b163f
+# %% ../nbs/lib/10_recipes.ipynb #3c4d04cd
 @dataclass(frozen=True)
 class Recipe:
     "What to train on, on which grids, how big, how long. Sizes left at None follow from the kind of tokens."
 
     text: str | None = None        # a UTF-8 file or hf:NAME; None: the little world
     tokens: str = "word"           # word, char (27 characters) or bpe (CLIP)
-    vocabulary: int = 5000         # at most so many words
+    vocabulary: int = 2000         # at most so many words
     length: int | None = None      # places on a page: 12 in the little world, else 32 words, 64 characters
     sentences: int = 200_000       # training sentences of the little world
     grid: str = "8x8x3"            # height x width x colours
@@ -37,9 +38,10 @@ class Recipe:
     batch: int | None = None       # pages a step: 64 in the little world, else about 1,024 tokens
     width: int = 96                # of the network
     layers: int = 4
+    chain: bool | None = None      # start from counted word pairs; None: where the vocabulary is small
     self_condition: bool = False   # feed the previous estimate back (Analog Bits)
-    lr: float = 0.003              # AdamW's learning rate
-    lr_matrix: float = 0.015       # Muon's
+    lr: float = 0.01               # AdamW's learning rate
+    lr_matrix: float = 0.008       # Muon's
     seed: int = 0
 
     @property
@@ -62,9 +64,9 @@ class Recipe:
     def model(self, corpus: Corpus) -> GridDiffusion:
         "The untrained model."
         net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition}
-        return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net)
+        return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain)
 
-# %% ../nbs/lib/10_recipes.ipynb #37459842
+# %% ../nbs/lib/10_recipes.ipynb #6bb15346
 def check_out(out: Path, recipe: Recipe, again: bool) -> bool:
     "Whether there is work to do; a TrainingError if `out` holds something that must not be lost."
     if again:
@@ -103,15 +105,14 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", again: bool 
                   checkpoint=_checkpoint(out), mark=recipe.fingerprint)
     if not history.finished: raise KeyboardInterrupt
     model.record = {"recipe": recipe.fingerprint, **asdict(recipe), "trained_steps": history.steps[-1], "device": place}
+    say(f"trained {history.steps[-1]:,} steps in {history.seconds:.0f} s")
     model.save(out)
     _checkpoint(out).unlink()
     return model
 
-# %% ../nbs/lib/10_recipes.ipynb #69fc9420
+# %% ../nbs/lib/10_recipes.ipynb #dffbdd61
 def judge_pages(ids: np.ndarray, corpus: Corpus) -> dict[str, int | float]:
     "Counts over written pages `(n, L)` of the little world: accepted, distinct, novel (accepted, not in training), entropy ratio."
-    from vtd.automata import log2_probability
-
     accepted = np.isfinite(log2_probability(little_world.automaton, ids))
     seen = {page.tobytes() for page in np.ascontiguousarray(corpus.train)}
     novel = [page.tobytes() not in seen for page in np.ascontiguousarray(ids[accepted])]

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PAD', 'UNKNOWN', 'SIZES', 'FEELINGS', 'BRIGHT', 'PLAIN', 'COLOURS', 'QUALITIES', 'BEINGS', 'THINGS', 'OBJECTS',
-           'CRAFTS', 'ENCOUNTERS', 'ACTIONS', 'PLACES', 'little_world', 'TextError', 'split_words', 'join_words',
-           'split_chars', 'clip_bpe', 'Vocabulary', 'vocabulary_of', 'Corpus', 'windows', 'read_text', 'read_hub',
-           'text_corpus', 'plurals', 'verb_form', 'noun_phrase', 'adjectives', 'world_grammar', 'LittleWorld']
+           'CRAFTS', 'FOOD', 'PREY', 'ENCOUNTERS', 'ACTIONS', 'PLACES', 'little_world', 'TextError', 'split_words',
+           'join_words', 'split_chars', 'clip_bpe', 'Vocabulary', 'vocabulary_of', 'Corpus', 'windows', 'read_text',
+           'read_hub', 'text_corpus', 'plurals', 'verb_form', 'noun_phrase', 'adjectives', 'world_grammar',
+           'LittleWorld']
 
 # %% ../nbs/lib/01_text.ipynb #b29098a5
 import difflib
@@ -203,15 +204,15 @@ def text_corpus(source: str, kind: str = "word", length: int = 32, size: int = 5
     train, valid = windows(np.array(vocabulary.encode(text), np.int64), length)
     return Corpus(source.rsplit("/", 1)[-1], vocabulary, train, valid)
 
-# %% ../nbs/lib/01_text.ipynb #cd265464
+# %% ../nbs/lib/01_text.ipynb #4acd7e79
 SIZES, FEELINGS = "big|small|tall|short|huge|tiny", "happy|sad|angry|calm|excited|scared"
 BRIGHT, PLAIN = "red|blue|green|yellow|orange|pink", "black|white|brown|grey"
 COLOURS, QUALITIES = f"{PLAIN}|{BRIGHT}", "old|new|heavy|wooden|broken"
-BEINGS = {  # kind: (its nouns, their colours, what they do, what they eat, whom they chase)
-    "animal": ("cat|dog|horse|lion|fox|bear", PLAIN, "run|walk|jump|sleep|play|hide", "meat|bread|apples|fish", "cat|fox|mouse"),
-    "bird": ("bird|owl|duck|goose", COLOURS, "fly|sing|sleep|hide", "seeds|apples|bread", "mouse|fish"),
-    "fish": ("fish|whale|shark", COLOURS, "swim|play|hide", "fish|seeds", "fish|duck"),
-    "person": ("girl|boy|king|queen|man|woman", "", "run|walk|jump|dance|swim|sing|sleep|play", "bread|cake|apples", "cat|dog|horse"),
+BEINGS = {  # kind: (its nouns, their colours, what they do)
+    "animal": ("cat|dog|horse|lion|fox|bear|mouse", PLAIN, "run|walk|jump|sleep|play|hide"),
+    "bird": ("bird|owl|duck|goose", COLOURS, "fly|sing|sleep|hide"),
+    "fish": ("fish|whale|shark", COLOURS, "swim|play|hide"),
+    "person": ("girl|boy|king|queen|man|woman", "", "run|walk|jump|dance|swim|sing|sleep|play"),
 }
 THINGS = {  # kind: (its nouns, what they do)
     "vehicle": ("car|bus|train|wheel|ball", "stop|move|turn|roll"), "vessel": ("boat|ship", "float|sink"),
@@ -219,7 +220,7 @@ THINGS = {  # kind: (its nouns, what they do)
 }
 OBJECTS = "stone|book|chair|box|" + "|".join(nouns for nouns, _ in THINGS.values())
 CRAFTS = {"read": "book", "build": "house|tower|boat|box", "throw": "ball|stone", "drive": "car|bus|train", "open": "box|book"}
-ENCOUNTERS = "see|find|like|follow"
+FOOD, PREY, ENCOUNTERS = "bread|meat|apples|seeds|cake|fish", "cat|dog|mouse|bird|fish|horse", "see|find|like|follow"
 
 # %% ../nbs/lib/01_text.ipynb #12892645
 ACTIONS = {  # verbs: (how, where)
@@ -270,7 +271,7 @@ def adjectives(colours: str, other: str, two: bool) -> dict:
     if two: table |= {(SIZES, colours): 1, (other, colours): 1} if colours else {(SIZES, other): 1}
     return table
 
-# %% ../nbs/lib/01_text.ipynb #44b84a52
+# %% ../nbs/lib/01_text.ipynb #a790ce91
 def _doing(verbs: str, plural: bool, rich: bool):
     "What someone does, and how or where."
     table, mine = {}, verbs.split("|")
@@ -295,13 +296,13 @@ def _met() -> Choice:
 
 def _being(kind: str, plural: bool, rich: bool):
     "A clause about a being; `rich` ones have objects, places and double verbs."
-    nouns, colours, verbs, food, prey = BEINGS[kind]
+    nouns, colours, verbs = BEINGS[kind]
     form, be = (lambda v: verb_form(v, plural)), "are" if plural else "is"
     feels = choice({FEELINGS: 2, ("very|never|always", FEELINGS): 2}) if rich else FEELINGS
-    table = {_doing(verbs, plural, rich): 6, (form("eat"), food): 2, (be, feels): 2}
+    table = {_doing(verbs, plural, rich): 6, (form("eat"), FOOD): 2, (be, feels): 2}
     if rich:
         table[(form(ENCOUNTERS), _met())] = 4
-        table[(form("chase"), "the|a|every", prey)] = 2
+        table[(form("chase"), "the|a|every", PREY)] = 2
         table[(form(verbs), "and", form(verbs))] = 1
     for craft, things in (CRAFTS.items() if kind == "person" and rich else ()):
         table[(form(craft), "the|a|this", things)] = 1

@@ -44,7 +44,7 @@
   new MutationObserver(redraw).observe(document.body, {attributeFilter: ["class"]});
 
   /* run with these parameters */
-  const quote = text => /^[\w.,:@%+\/-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\\''") + "'";
+  const quote = text => /^[\w.,:@%+=\/-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\\''") + "'";
   all(".vtd-run").forEach(box => {
     const fields = all("input", box), [ours, plain] = all(".vtd-command code", box);
     const write = () => {

@@ -1,0 +1,60 @@
+"""The command as a person meets it: it does what it says, and bad input ends in one line, exit 2, nothing written."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vtd.text import little_world
+
+
+def vtd(*words, cwd=None):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    return subprocess.run([sys.executable, "-c", "from vtd.cli import main; main()", *map(str, words)], capture_output=True,
+                          text=True, cwd=cwd, env=env)
+
+
+def test_write_read_round_trip(tmp_path):
+    wrote = vtd("write", "--prompt", "the small", "-n", 3, "--save", tmp_path / "page.png")
+    assert wrote.returncode == 0, wrote.stderr
+    lines = wrote.stdout.splitlines()
+    assert len(lines) == 3 and all(line.startswith("the small ") for line in lines)
+    assert vtd("read", tmp_path / "page.png").stdout.splitlines() == lines
+
+
+def test_train_write_with_own_text(tmp_path):
+    (tmp_path / "t.txt").write_text("\n".join(little_world.sample(400)))
+    trained = vtd("train", "--text", "t.txt", "--steps", 3, "--width", 32, "--layers", 1, "--length", 8, "--out", "m.st", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "best of order 1 to 3" in trained.stdout and (tmp_path / "m.st").exists()
+    assert vtd("write", "--model", "m.st", "-n", 1, "--nfe", 4, cwd=tmp_path).returncode == 0
+    foreign = vtd("read", tmp_path / "none.png", "--model", tmp_path / "m.st")
+    assert foreign.returncode == 2 and len(foreign.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words, says", [
+    (["train", "--text", "none.txt"], "there is no file"), (["train", "--text", "empty.txt"], "is empty"),
+    (["train", "--text", "binary.txt"], "binary"), (["train", "--text", "latin.txt"], "not UTF-8"),
+    (["train", "--text", "short.txt"], "need at least"), (["train", "--grid", "2x2x1"], "2x2x1"),
+    (["train", "--grid", "eight"], "eight"), (["train", "--device", "cuda:99"], "no device"),
+    (["train", "--code", "runes"], "runes"), (["train", "--tokens", "rune", "--text", "short.txt"], "word, char or bpe"),
+    (["train", "--steps", "0"], "above 0"), (["write", "--prompt", "the smal fish"], "nearest words are"),
+    (["write", "--model", "short.txt"], "not a safetensors file"), (["write", "--device", "tpu"], "no device"),
+    (["write", "--save", "page.jpg"], ".png"), (["write", "--length", "99"], "1 to 12"), (["read", "short.txt"], "PNG"),
+    (["run", "no-such-chapter"], "no-such-chapter"), (["run", "writing-pages", "-p", "nef=8"], "nfe"),
+    (["run", "writing-pages", "-p", "nfe=many"], "nfe")])
+def test_bad_input_is_one_line_and_exit_2(tmp_path, words, says):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary.txt").write_bytes(b"\x89PNG\0\0" * 50)
+    (tmp_path / "latin.txt").write_bytes("größe ".encode("latin-1") * 500)
+    (tmp_path / "short.txt").write_text("far too short")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    found = vtd(*words, cwd=tmp_path)
+    assert found.returncode == 2, (found.returncode, found.stdout, found.stderr)
+    assert says in found.stderr and len(found.stderr.strip().splitlines()) == 1, found.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_doctor_tells_what_is_here():
+    found = vtd("doctor")
+    assert found.returncode == 0 and "default model" in found.stdout and "quarto" in found.stdout

@@ -1,0 +1,103 @@
+"""One loop: seeded, interruptible, resumable to the last bit, careful with what it writes."""
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from vtd.codecs import Codec
+from vtd.training import TrainingError, fit, learning_rate, pick_device, read_tensors, write_tensors
+
+
+class Breaks(nn.Module):
+    """Its loss is fine until `bad_step`, then no number."""
+
+    def __init__(self, bad_step=10**9):
+        super().__init__()
+        self.w, self.calls, self.bad_step = nn.Parameter(torch.ones(3)), 0, bad_step
+
+    def loss(self, batch, generator):
+        self.calls += 1
+        return (self.w * batch.float().mean()).square().sum() * (math.nan if self.calls > self.bad_step else 1.0)
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    path = tmp_path / "run"
+    with pytest.raises(TrainingError, match="loss became nan at step 25"):
+        fit(Breaks(25), torch.ones(50), steps=100, checkpoint=path, save_every=10, progress=False)
+    tensors, meta = read_tensors(path, "checkpoint")
+    assert meta["step"] == 20 and all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
+
+
+@pytest.mark.parametrize("spoil, says", [
+    (lambda data: data[: len(data) // 2], "truncated"), (lambda data: b"hello", "truncated"), (lambda data: b"", "truncated")])
+def test_spoilt_checkpoints_are_told(tmp_path, spoil, says):
+    path = tmp_path / "run"
+    fit(Breaks(), torch.ones(50), steps=5, checkpoint=path, progress=False)
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(TrainingError, match=says): fit(Breaks(), torch.ones(50), steps=5, checkpoint=path, progress=False)
+
+
+def test_a_file_of_another_kind_is_told(tmp_path):
+    write_tensors(tmp_path / "m", {"a": torch.ones(2)}, {"kind": "model"})
+    with pytest.raises(TrainingError, match="holds model, not a vtd checkpoint"): read_tensors(tmp_path / "m", "checkpoint")
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    fit(Breaks(), torch.ones(50), steps=5, checkpoint=tmp_path / "run", mark="a", progress=False)
+    with pytest.raises(TrainingError, match="other settings"):
+        fit(Breaks(), torch.ones(50), steps=5, checkpoint=tmp_path / "run", mark="b", progress=False)
+
+
+def test_callbacks_see_frozen_snapshots_and_can_stop():
+    seen = []
+    history = fit(Breaks(), torch.ones(50), steps=100, every=5, progress=False,
+                  callbacks=[lambda s: seen.append(s) or s.step >= 15])
+    assert [s.step for s in seen] == [5, 10, 15] and not history.finished
+    with pytest.raises(AttributeError): seen[0].step = 3
+
+
+def test_learning_rate_rises_stays_and_falls_to_nothing():
+    rates = [learning_rate(s, 1000) for s in range(1000)]
+    assert rates[0] < 0.05 and rates[300] == 1 and rates[-1] < 0.01
+
+
+def test_unknown_devices_are_told():
+    for name in ("gpu", "cuda:99", "tpu"):
+        with pytest.raises(TrainingError, match="there is no device"): pick_device(name)
+
+
+def test_the_loop_trains_a_codec_too():
+    codec = Codec(50, "5x5x3")
+    fit(codec, torch.arange(50), steps=120, lr=0.01, progress=False)
+    ids = torch.arange(50)
+    assert (codec.decode(codec.encode(ids)).argmax(-1) == ids).all()
+
+
+COMMAND = [sys.executable, "-c", "from vtd.cli import main; main()", "train", "--steps", "600", "--width", "32", "--layers",
+           "1", "--batch", "8", "--device", "cpu", "--seed", "3", "--out"]
+
+
+def test_killed_at_random_and_resumed_ends_the_same(tmp_path):
+    """SIGKILL at ten random moments, the same command again and again: the weights of an undisturbed run, bit for bit."""
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    once = subprocess.run([*COMMAND, tmp_path / "once"], env=env, capture_output=True, text=True)
+    assert once.returncode == 0, once.stderr
+    moments, kills = random.Random(0), 0
+    for _ in range(10):
+        process = subprocess.Popen([*COMMAND, tmp_path / "killed"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(2.0, 6.5))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    last = subprocess.run([*COMMAND, tmp_path / "killed"], env=env, capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    assert kills >= 3, "the run must have been killed some times for this test to mean anything"
+    a, b = (read_tensors(tmp_path / name, "model")[0] for name in ("once", "killed"))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["killed", "once"]
