@@ -12,7 +12,7 @@ import pytest
 from vtd import lab
 
 CHAPTER = {
-    "title": "# Does it add up?",
+    "md": "# Does it add up?",
     "parameters": "steps:int = 3  # how many\nscale:float = 1.0  # how far\nword: str | None = None  # what to say\n"
     "sizes:list[int] = [1, 2]  # some sizes",
     "work": "import os, signal, time\nif word == 'die':\n    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -23,27 +23,10 @@ CHAPTER = {
 }
 
 
-def write_chapter(book, name="01_adds_up.ipynb", cells=CHAPTER):
-    made = []
-    for key, source in cells.items():
-        kind = (
-            {"cell_type": "code", "outputs": [], "execution_count": None}
-            if key != "title"
-            else {"cell_type": "markdown"}
-        )
-        tags = {"tags": ["parameters"]} if key.startswith("parameters") else {}
-        made.append({"id": key, "source": source, "metadata": tags} | kind)
-    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
-    path = book / "nbs" / "chapters" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}))
-    return path
-
-
 @pytest.fixture
 def book(tmp_path, monkeypatch):
     monkeypatch.setenv("VTD_ROOT", str(tmp_path))
-    write_chapter(tmp_path)
+    lab.write_chapter(tmp_path, "01_adds_up.ipynb", CHAPTER)
     return tmp_path
 
 
@@ -88,7 +71,7 @@ def test_the_command_line_reads_by_declared_type(book):
     ],
 )
 def test_a_chapter_has_one_plain_parameters_cell(book, cells, says):
-    write_chapter(book, "02_odd.ipynb", cells)
+    lab.write_chapter(book, "02_odd.ipynb", cells)
     with pytest.raises(ValueError, match=says):
         lab.run("odd")
 
@@ -132,7 +115,7 @@ def test_ctrl_c_ends_the_kernel_and_leaves_no_finished_run(book):
 
 
 def test_parallel_runs_each_leave_their_record(book):
-    write_chapter(book, "02_bad.ipynb", {"parameters": "seed:int = 0", "boom": "raise ValueError('on purpose')"})
+    lab.write_chapter(book, "02_bad.ipynb", {"parameters": "seed:int = 0", "boom": "raise ValueError('on purpose')"})
     done = lab.run_many([("adds-up", {"steps": 1}), ("adds-up", {"steps": 2}), ("bad", {})], progress=False)
     assert [r.numbers["steps"].value for r in done[:2]] == [1, 2]
     assert "ValueError: on purpose" in str(done[2])

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-# %% ../nbs/lib/23_cli.ipynb #c66f8e47
+# %% ../nbs/lib/23_cli.ipynb #560314d8
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Visual token diffusion: words become grids of colours, and a diffusion model writes pages of them.")
 
@@ -32,15 +32,12 @@ def fail(message: str) -> None:
 def main() -> None:
     "The command line's entry."
     try: app(standalone_mode=True)
-    except KeyboardInterrupt:
-        print("\nvtd: stopped; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("VTD_TRACEBACK"): raise
         fail(error)
 
-# %% ../nbs/lib/23_cli.ipynb #f5d45d0f
+# %% ../nbs/lib/23_cli.ipynb #b0991eed
 @app.command()
 def train(
     text: Annotated[str | None, typer.Option(help="A UTF-8 text file, or hf:NAME for a Hugging Face data set. Default: the built-in little world.")] = None,
@@ -63,6 +60,7 @@ def train(
 ):
     """Train a writer. Ctrl-C stops it and the same command goes on; a killed run resumes from its last checkpoint.
 
+    \b
     vtd train --minutes 5                               (the little world)
     vtd train --text stories.txt --minutes 15
     vtd train --text play.txt --tokens char --minutes 15
@@ -73,7 +71,10 @@ def train(
     if steps is None and minutes is None: minutes = 5.0
     recipe = Recipe(text=text, tokens=tokens, vocabulary=vocabulary, length=length, grid=grid, code=code, steps=steps,
                     minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, seed=seed)
-    model = train_to(recipe, out, device=device, again=again)
+    try: model = train_to(recipe, out, device=device, again=again)
+    except KeyboardInterrupt:
+        print("vtd: stopped and saved; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
     report(model, recipe.corpus())
     print(f"saved {out}; let it write: vtd write --model {out}")
 

@@ -77,7 +77,7 @@ def _byte_letters() -> list[str]:
     rest = [b for b in range(256) if b not in plain]
     return [chr(b) for b in plain] + [chr(256 + i) for i in range(len(rest))]
 
-# %% ../nbs/lib/01_text.ipynb #b8330345
+# %% ../nbs/lib/01_text.ipynb #65b778b0
 class Vocabulary:
     "A numbered list of tokens and the way text is cut into them (`word`, `char` or `bpe`)."
 
@@ -88,7 +88,6 @@ class Vocabulary:
         if kind not in ("word", "char", "bpe"): raise TextError(f"tokens are word, char or bpe, not {kind!r}")
 
     def __len__(self): return len(self.tokens)
-
     def __repr__(self): return f"Vocabulary({len(self)} {self.kind} tokens: {' '.join(self.tokens[:8])} ...)"
 
     @property

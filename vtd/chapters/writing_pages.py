@@ -58,7 +58,7 @@ def way(name: str, nfe: int, temperature: float = 1.0, length: int = 12) -> Writ
     order, overlap, sampler = WAYS[name]
     return Writing(min(nfe, length) if name.startswith("one") else nfe, order, overlap, sampler, temperature)
 
-# %% ../../nbs/chapters/11_writing_pages.ipynb #80ce842d
+# %% ../../nbs/chapters/11_writing_pages.ipynb #7fa239db
 @dataclass
 class Written:
     "What the chapter measures; `numbers` go into the record, the rest into its figures."
@@ -78,7 +78,7 @@ def get_model(model: str, train_minutes: float, folder: Path) -> GridDiffusion:
 def control_of(model: GridDiffusion) -> GridDiffusion:
     "The same model before training: counted word pairs and the matched filter, no network."
     corpus = Recipe().corpus()
-    chain = None if model.net.step is None else (model.net.first, model.net.step)
+    chain = [table for table in (model.net.first, model.net.step, model.net.skip) if table is not None] or None
     return GridDiffusion(model.vocabulary, model.codebook, model.length, corpus.unigram, chain, net=model.options).eval()
 
 
