@@ -85,4 +85,6 @@ def test_cells_are_short_and_notebooks_light():
         assert path.stat().st_size < 1_000_000, f"{path.name} is too big"
         text = path.read_text()
         assert "plotly.js v" not in text and '"widgets"' not in text
-        for cell in code(path): assert cell.count("\n") < 42, f"{path.name} has a long cell:\n{cell[:120]}"
+        for cell in code(path):  # one class may fill a longer cell
+            limit = 72 if len([n for n in ast.parse(cell).body if isinstance(n, ast.ClassDef)]) == len(ast.parse(cell).body) == 1 else 42
+            assert cell.count("\n") < limit, f"{path.name} has a long cell: {cell[:90]!r}"

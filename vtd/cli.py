@@ -101,7 +101,7 @@ def report(model, corpus) -> None:
         print(f"{title}:")
         for page in rows: print("   ", model.vocabulary.decode(page.tolist()))
 
-# %% ../nbs/lib/23_cli.ipynb #37caf07c
+# %% ../nbs/lib/23_cli.ipynb #86e5c791
 @app.command()
 def write(
     prompt: Annotated[str | None, typer.Option(help='Words to keep; `_` is a blank, as in "the small _ swims".')] = None,
@@ -109,9 +109,9 @@ def write(
     length: Annotated[int | None, typer.Option(help="Tokens in each text. Default: as the model likes.")] = None,
     nfe: Annotated[int, typer.Option(min=1, help="Calls of the network: more is slower and better.")] = 16,
     order: Annotated[str, typer.Option(help="Clocks of the places: spaced, together or left-to-right.")] = "spaced",
-    overlap: Annotated[float, typer.Option(min=1.0, help="How many places are under way at once; 1 is one by one.")] = 3.0,
+    overlap: Annotated[float, typer.Option(min=1.0, help="How many places are under way at once; 1 is one by one.")] = 2.0,
     sampler: Annotated[str, typer.Option(help="ddim, second-order or ancestral.")] = "ddim",
-    temperature: Annotated[float, typer.Option(help="Below 1: safer words; above: wilder ones.")] = 0.8,
+    temperature: Annotated[float, typer.Option(help="Below 1: safer words; above: wilder ones.")] = 0.5,
     seed: Seed = 0,
     save: Annotated[Path | None, typer.Option(help="Also save the pages as one picture, one text a row: page.png.")] = None,
     model: Model = "default",

@@ -26,7 +26,7 @@ from .sampling import SAMPLERS, Belief, clock_path, ranks
 from .text import Corpus, TextError, Vocabulary, little_world
 from .training import TrainingError, read_tensors, write_tensors
 
-# %% ../nbs/lib/10_diffusion.ipynb #49ba2b7b
+# %% ../nbs/lib/10_diffusion.ipynb #244c5fa2
 @dataclass
 class Bound:
     "An upper bound on the bits of a text, from the variational bound of diffusion (Kingma et al. 2021)."
@@ -44,11 +44,11 @@ class Writing:
 
     nfe: int = 16
     order: str = "spaced"
-    overlap: float = 3.0
+    overlap: float = 2.0
     sampler: str = "ddim"
-    temperature: float = 0.8  # below 1: safer words
+    temperature: float = 0.5  # below 1: safer words
 
-
+# %% ../nbs/lib/10_diffusion.ipynb #35a40b47
 class GridDiffusion(nn.Module):
     """A diffusion language model over pages of token grids.
 
@@ -110,7 +110,7 @@ def _feed_back(self: GridDiffusion, logits: Tensor, clean: Tensor, levels: Tenso
 GridDiffusion.loss, GridDiffusion._feed_back = _loss, _feed_back
 GridDiffusion.codebook_signal = property(lambda self: self.net.codewords, doc="Signal of the codebook `(V, D)`.")
 
-# %% ../nbs/lib/10_diffusion.ipynb #c5572dba
+# %% ../nbs/lib/10_diffusion.ipynb #ea998815
 @torch.no_grad()
 def page_bits(self: GridDiffusion, ids: Tensor, *, order: str = "together", overlap: float = 1.0, draws: int = 8,
               seed: int = 0) -> dict[str, Tensor]:
@@ -147,7 +147,7 @@ def _flow(self, ids, clean, rank, overlap, time, generator):
     moving = (progress > 0) & (progress < 1)
     return torch.where(moving, 0.5 * levels.exp() * error * pace, 0.0).sum(-1)
 
-
+# %% ../nbs/lib/10_diffusion.ipynb #dda1a28d
 def _read_out(self, ids, clean, rank, overlap, generator):
     "One estimate of the reconstruction term in nats `(N,)`: a random group of places at the moment it is read out."
     groups = int(rank.max()) + 1
@@ -161,7 +161,7 @@ def _read_out(self, ids, clean, rank, overlap, generator):
 GridDiffusion.page_bits, GridDiffusion._flow, GridDiffusion._read_out = page_bits, _flow, _read_out
 GridDiffusion._path_logits = _path_logits
 
-# %% ../nbs/lib/10_diffusion.ipynb #bb44cc7f
+# %% ../nbs/lib/10_diffusion.ipynb #032f91ad
 def pages_of(self: GridDiffusion, texts: list[str]) -> list[Tensor]:
     "Texts as pages of ids: one padded page a text where there is padding, otherwise windows of one stream, the last shorter."
     pad, pages = self.vocabulary.pad, []
@@ -192,7 +192,7 @@ def bits(self: GridDiffusion, texts: list[str] | Tensor, *, order: str = "togeth
     return self._bound(each, order_of, np.array([len(pages[i]) for i in order_of]),
                        sum(len(self.vocabulary.decode(p.tolist())) for p in pages))
 
-
+# %% ../nbs/lib/10_diffusion.ipynb #5790f634
 def _bound(self, each, order_of, tokens, characters) -> Bound:
     "Sums and their interval (a ratio estimate over pages)."
     total = sum(each.values())
@@ -246,7 +246,7 @@ def _denoise(self: GridDiffusion, temperature: float, generator: torch.Generator
 
 GridDiffusion._template, GridDiffusion._denoise, GridDiffusion._pieces = _template, _denoise, _pieces
 
-# %% ../nbs/lib/10_diffusion.ipynb #9a498c2e
+# %% ../nbs/lib/10_diffusion.ipynb #6014604e
 @torch.no_grad()
 def write_ids(self: GridDiffusion, n: int, how: Writing = Writing(), *, seed: int = 0, prompt: str | None = None,  # noqa: B008
               length: int | None = None, clue: Tensor | None = None, callback=None) -> Tensor:
@@ -272,12 +272,12 @@ def write_ids(self: GridDiffusion, n: int, how: Writing = Writing(), *, seed: in
 
 
 def write(self: GridDiffusion, n: int, *, nfe: int = 32, seed: int = 0, prompt: str | None = None, length: int | None = None,
-          order: str = "spaced", overlap: float = 3.0, sampler: str = "ddim", temperature: float = 0.8) -> list[str]:
+          order: str = "spaced", overlap: float = 2.0, sampler: str = "ddim", temperature: float = 0.5) -> list[str]:
     "`n` written texts; `prompt` words are kept, `_` is a blank to fill. Unknown prompt words are a TextError."
     how = Writing(nfe, order, overlap, sampler, temperature)
     return [self.vocabulary.decode(page.tolist()) for page in self.write_ids(n, how, seed=seed, prompt=prompt, length=length)]
 
-
+# %% ../nbs/lib/10_diffusion.ipynb #face919e
 def infill(self: GridDiffusion, page: Tensor, known: Tensor, n: int = 1, how: Writing = Writing(), seed: int = 0) -> Tensor:  # noqa: B008
     """`n` pages of ids `(n, L)` in agreement with the known cells of `page (L, H, W, C)`; `known` is a bool mask of its shape.
 

@@ -308,7 +308,7 @@ def run_many(
     return [done.result() for done in waiting]
 
 # %% ../nbs/lib/22_lab.ipynb #78633d0d
-HEAVIEST = 60_000  # bytes of one output; a notebook stays under 300 kB
+HEAVIEST = 150_000  # bytes of one output; a notebook stays under 300 kB
 
 
 def _light(outputs: list[dict], base: Path) -> list[dict]:

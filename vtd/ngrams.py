@@ -10,14 +10,14 @@ import numpy as np
 
 from .text import Corpus, TextError, little_world
 
-# %% ../nbs/lib/02_ngrams.ipynb #59e9f3da
+# %% ../nbs/lib/02_ngrams.ipynb #88490158
 def _contexts(ids: np.ndarray, order: int, vocab_size: int) -> np.ndarray:
     "One number for the `order - 1` tokens before each token of a stream, from token `order - 1` on."
     key = np.zeros(len(ids) - order + 1, np.int64)
     for k in range(order - 1): key = key * vocab_size + ids[k : len(ids) - order + 1 + k]
     return key
 
-
+# %% ../nbs/lib/02_ngrams.ipynb #0c748602
 class NGram:
     "An interpolated n-gram model of a stream of token ids (`kneser-ney` or `witten-bell`; Chen & Goodman 1999)."
 
@@ -53,7 +53,7 @@ class NGram:
             p = np.where(known, q, p)
         return -np.log2(p)
 
-
+# %% ../nbs/lib/02_ngrams.ipynb #9c757803
 def best_ngram(corpus: Corpus, orders=(1, 2, 3)) -> dict[str, float]:
     "Held-out bits per token of every n-gram model of these orders and both smoothings."
     stream = corpus.train[:, 0] if corpus.train.strides[0] == corpus.train.strides[1] else corpus.train.ravel()

@@ -66,7 +66,7 @@ class Recipe:
         net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition}
         return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain)
 
-# %% ../nbs/lib/10_recipes.ipynb #6bb15346
+# %% ../nbs/lib/10_recipes.ipynb #3a97022c
 def check_out(out: Path, recipe: Recipe, again: bool) -> bool:
     "Whether there is work to do; a TrainingError if `out` holds something that must not be lost."
     if again:
@@ -80,7 +80,7 @@ def check_out(out: Path, recipe: Recipe, again: bool) -> bool:
 
 def _checkpoint(out: Path) -> Path: return out.with_name(out.name + ".checkpoint")
 
-
+# %% ../nbs/lib/10_recipes.ipynb #f9b519f5
 def train(recipe: Recipe, out: str | Path, *, device: str = "auto", again: bool = False, callbacks: tuple = (),
           progress: bool = True, say: Callable = print) -> GridDiffusion:
     """Trains by `recipe` into the file `out`, resuming where an earlier run was stopped; the finished model.
@@ -127,8 +127,8 @@ def word_entropy(ids: np.ndarray, corpus: Corpus) -> float:
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log2(share)).sum())
 
-# %% ../nbs/lib/10_recipes.ipynb #2ae10a01
-PATHS = {"together": {"order": "together"}, "overlapping": {"order": "spaced", "overlap": 3.0},
+# %% ../nbs/lib/10_recipes.ipynb #cf13840c
+PATHS = {"together": {"order": "together"}, "overlapping": {"order": "spaced", "overlap": 2.0},
          "left to right": {"order": "left-to-right", "overlap": 1.0}}
 
 

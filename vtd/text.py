@@ -270,7 +270,7 @@ def adjectives(colours: str, other: str, two: bool) -> dict:
     if two: table |= {(SIZES, colours): 1, (other, colours): 1} if colours else {(SIZES, other): 1}
     return table
 
-# %% ../nbs/lib/01_text.ipynb #a790ce91
+# %% ../nbs/lib/01_text.ipynb #e6a7a1a9
 def _doing(verbs: str, plural: bool, rich: bool):
     "What someone does, and how or where."
     table, mine = {}, verbs.split("|")
@@ -292,7 +292,7 @@ def _met() -> Choice:
             table[noun_phrase(nouns, adjectives(colours, other, two=False), plural)] = len(nouns.split("|"))
     return choice(table)
 
-
+# %% ../nbs/lib/01_text.ipynb #8eb72713
 def _being(kind: str, plural: bool, rich: bool):
     "A clause about a being; `rich` ones have objects, places and double verbs."
     nouns, colours, verbs = BEINGS[kind]
@@ -330,7 +330,7 @@ def world_grammar() -> Choice:
     "Sentences of the little world: one rich clause, or two plain ones joined."
     return choice({_clauses(True): 7, (_clauses(False), "and|but|while|because", _clauses(False)): 3})
 
-# %% ../nbs/lib/01_text.ipynb #0480d3d6
+# %% ../nbs/lib/01_text.ipynb #d653b98b
 class LittleWorld:
     "The built-in language: sentences of 4 to 12 words, of which everything is known exactly."
 
@@ -370,14 +370,17 @@ class LittleWorld:
         "Whether the sentence belongs to the language."
         return self.log2_probability(sentence) > -np.inf
 
-    def posterior(self, loglik: np.ndarray) -> np.ndarray:
-        "Exact posterior of every word `(B, 12, V)` from evidence of any strength at each place."
-        return posterior(self.automaton, loglik)
-
-    def corpus(self, sentences: int = 200_000, held_out: int = 5_000, seed: int = 0) -> Corpus:
-        "Sampled sentences to train on, and others, sampled apart, to be judged by."
-        train, valid = (sample_ids(self.automaton, n, s) for n, s in ((sentences, seed), (held_out, seed + 10_000)))
-        return Corpus("the little world", self.vocabulary, train, valid)
+# %% ../nbs/lib/01_text.ipynb #9ce9495a
+def _posterior(self: LittleWorld, loglik: np.ndarray) -> np.ndarray:
+    "Exact posterior of every word `(B, 12, V)` from evidence of any strength at each place."
+    return posterior(self.automaton, loglik)
 
 
+def _corpus(self: LittleWorld, sentences: int = 200_000, held_out: int = 5_000, seed: int = 0) -> Corpus:
+    "Sampled sentences to train on, and others, sampled apart, to be judged by."
+    train, valid = (sample_ids(self.automaton, n, s) for n, s in ((sentences, seed), (held_out, seed + 10_000)))
+    return Corpus("the little world", self.vocabulary, train, valid)
+
+
+LittleWorld.posterior, LittleWorld.corpus = _posterior, _corpus
 little_world = LittleWorld()

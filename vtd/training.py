@@ -253,7 +253,7 @@ class _Run:
         self.step, self.steps, self.loss = meta["step"], meta["steps"], meta["loss"]
         self.history = History(**meta["history"])
 
-# %% ../nbs/lib/06_training.ipynb #a696311c
+# %% ../nbs/lib/06_training.ipynb #2120a83f
 def _steps_in(run: _Run, minutes: float, probe: int = 12) -> int:
     "How many steps fit into `minutes`, by timing a few on a copy that is thrown away."
     saved = {k: v.clone() for k, v in run.model.state_dict().items()}
@@ -266,7 +266,7 @@ def _steps_in(run: _Run, minutes: float, probe: int = 12) -> int:
     run.model.load_state_dict(saved)
     return max(50, int(minutes * 60 / np.median(times[2:])))
 
-
+# %% ../nbs/lib/06_training.ipynb #da93238d
 def fit(model: nn.Module, data, *, steps: int | None = None, minutes: float | None = None, batch: int = 128,
         lr: float = 0.003, lr_matrix: float = 0.01, mean_decay: float = 0.999, seed: int = 0, callbacks=(),
         every: int = 100, checkpoint: str | Path | None = None, save_every: int = 250, mark: str = "",
@@ -292,7 +292,7 @@ def fit(model: nn.Module, data, *, steps: int | None = None, minutes: float | No
     run.model.eval()
     return run.history
 
-
+# %% ../nbs/lib/06_training.ipynb #0b1b2eeb
 def _loop(run, callbacks, every, checkpoint, save_every, mark, progress) -> None:
     "Steps until the end, or until somebody asks to stop."
     bar, begun = _Bar(run.steps, run.step, progress), time.monotonic() - run.history.seconds
