@@ -80,7 +80,7 @@ def check_out(out: Path, recipe: Recipe, again: bool) -> bool:
 
 def _checkpoint(out: Path) -> Path: return out.with_name(out.name + ".checkpoint")
 
-# %% ../nbs/lib/10_recipes.ipynb #f9b519f5
+# %% ../nbs/lib/10_recipes.ipynb #a1f59a1f
 def train(recipe: Recipe, out: str | Path, *, device: str = "auto", again: bool = False, callbacks: tuple = (),
           progress: bool = True, say: Callable = print) -> GridDiffusion:
     """Trains by `recipe` into the file `out`, resuming where an earlier run was stopped; the finished model.
@@ -90,7 +90,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", again: bool 
     """
     out = Path(out)
     if (recipe.steps is None) == (recipe.minutes is None): raise TrainingError("give either --steps or --minutes")
-    if (recipe.steps or recipe.minutes) <= 0: raise TrainingError("--steps and --minutes must be above 0")
+    if (recipe.minutes if recipe.steps is None else recipe.steps) <= 0: raise TrainingError("--steps and --minutes must be above 0")
     if out.is_dir() or not out.parent.exists(): raise TrainingError(f"--out must name a file in a folder that exists, not {out}")
     place = str(pick_device(device))
     if not check_out(out, recipe, again):

@@ -165,7 +165,7 @@ def windows(stream: np.ndarray, length: int, held_out: float = 0.1) -> tuple[np.
     train = np.lib.stride_tricks.sliding_window_view(stream[:cut], length)
     return train, rest[: len(rest) // length * length].reshape(-1, length)
 
-# %% ../nbs/lib/01_text.ipynb #9035bb63
+# %% ../nbs/lib/01_text.ipynb #4773c249
 def read_text(path: str | Path) -> str:
     "A UTF-8 text file; a TextError of one line where there is none."
     path = Path(path)
@@ -196,8 +196,9 @@ def read_hub(name: str, split: str = "train", column: str = "text", rows: int = 
 def text_corpus(source: str, kind: str = "word", length: int = 32, size: int = 5000) -> Corpus:
     "A corpus of a file, or of a hub data set when `source` is `hf:NAME`; its last tenth is held out."
     text = read_hub(source[3:]) if source.startswith("hf:") else read_text(source)
-    cut = int(len(text) * 0.9)
-    vocabulary = vocabulary_of(text[:cut], kind, size)  # the held-out part has no say in it
+    pieces = split_words(text) if kind == "word" else []
+    known = " ".join(pieces[: int(len(pieces) * 0.9)])  # the held-out part has no say in the vocabulary
+    vocabulary = vocabulary_of(known, kind, size)
     if len(vocabulary) < 2: raise TextError(f"{source} has only {len(vocabulary)} different tokens")
     if kind == "word" and UNKNOWN not in vocabulary.index: vocabulary = Vocabulary([UNKNOWN, *vocabulary.tokens], kind)
     train, valid = windows(np.array(vocabulary.encode(text), np.int64), length)
