@@ -87,10 +87,12 @@ def report(model, corpus) -> None:
     from vtd.recipes import judge_bits, judge_pages
     from vtd.text import little_world
 
-    found = judge_bits(model, corpus, windows=300, draws=4)
+    found = judge_bits(model, corpus, windows=300, draws=12)
     for name, bound in found["bounds"].items():
         low, high = bound.interval
-        print(f"held-out bits a token, {name:14} {bound.bits_per_token:6.3f}  [{low:.3f}, {high:.3f}]")
+        above, least, most = found["margins"][name]
+        print(f"held-out bits a token, {name:14} {bound.bits_per_token:6.3f} [{low:.3f}, {high:.3f}], "
+              f"{above:+.3f} [{least:+.3f}, {most:+.3f}] against counting")
     name, bits = min(found["ngrams"].items(), key=lambda item: item[1])
     print(f"held-out bits a token, {name:14} {bits:6.3f}  (the best of order 1 to 3)")
     pages = model.write_ids(200, Writing(), seed=0).cpu()

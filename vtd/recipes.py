@@ -17,7 +17,7 @@ import torch
 
 from .automata import log2_probability
 from .diffusion import GridDiffusion, build
-from .ngrams import best_ngram
+from .ngrams import ngram_bits
 from .text import Corpus, little_world, text_corpus
 from .training import TrainingError, fit, pick_device
 
@@ -105,6 +105,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", again: bool 
                   checkpoint=_checkpoint(out), mark=recipe.fingerprint)
     if not history.finished: raise KeyboardInterrupt
     model.record = {"recipe": recipe.fingerprint, **asdict(recipe), "trained_steps": history.steps[-1], "device": place}
+    model.history = history  # not saved: the same recipe makes the same file, byte for byte
     say(f"trained {history.steps[-1]:,} steps in {history.seconds:.0f} s")
     model.save(out)
     _checkpoint(out).unlink()
@@ -133,10 +134,22 @@ PATHS = {"together": {"order": "together"}, "overlapping": {"order": "spaced", "
 
 
 def judge_bits(model: GridDiffusion, corpus: Corpus, *, windows: int = 1000, draws: int = 8) -> dict:
-    "Bounds on held-out windows by clock path, and held-out bits of n-gram models of order 1 to 3, all per token."
-    held_out = torch.as_tensor(corpus.valid[:windows])
-    return {"bounds": {name: model.bits(held_out, draws=draws, **path) for name, path in PATHS.items()},
-            "ngrams": best_ngram(replace_valid(corpus, windows))}
+    """Bounds on held-out windows by clock path, held-out bits of n-gram models of order 1 to 3, all per token, and by how
+    much each bound is above the best of those on the same windows (value, low, high; negative: the model is better)."""
+    corpus = replace_valid(corpus, windows)
+    held_out, counted = torch.as_tensor(corpus.valid), ngram_bits(corpus)
+    ngrams = {name: float(np.nanmean(bits)) for name, bits in counted.items()}
+    best = counted[min(ngrams, key=ngrams.get)].mean(1)  # NaN for the first window, whose first words have no context
+    bounds = {name: model.bits(held_out, draws=draws, **path) for name, path in PATHS.items()}
+    return {"bounds": bounds, "ngrams": ngrams,
+            "margins": {name: _paired(bound.per_text / corpus.length - best) for name, bound in bounds.items()}}
+
+
+def _paired(difference: np.ndarray) -> tuple[float, float, float]:
+    "Mean of paired differences with its 95 % interval; those that are NaN are left out."
+    kept = difference[np.isfinite(difference)]
+    mean, half = float(kept.mean()), float(1.96 * kept.std(ddof=1) / len(kept) ** 0.5)
+    return mean, mean - half, mean + half
 
 
 def replace_valid(corpus: Corpus, windows: int) -> Corpus:
