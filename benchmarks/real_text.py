@@ -17,20 +17,20 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "benchmarks" / "real-text.json"
 
 
-def measure(name: str, source: str, minutes: float, steps: int | None, device: str, before: dict) -> dict:
-    """What one text gives: bounds by clock path, n-grams beside them, samples beside held-out text; `before`: its last record."""
+def measure(name: str, source: str, minutes: float, steps: int | None, device: str) -> dict:
+    """What one text gives: bounds by clock path, n-grams beside them, samples beside held-out text."""
     file, _, tokens = source.rpartition(":")
     recipe = Recipe(text=file, tokens=tokens, minutes=None if steps else minutes, steps=steps)
     folder = ROOT / "_runs" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     model, corpus = train(recipe, folder / f"{name}.safetensors", device=device), recipe.corpus()
-    seconds = round(model.history.seconds) if hasattr(model, "history") else before.get("seconds")
-    found = judge_bits(model, corpus, windows=400, draws=64)
+    if hasattr(model, "history"): lab.write_text(folder / f"{name}.seconds", f"{model.history.seconds:.0f}")  # a finished one is reused
+    found = judge_bits(model, corpus, windows=300, draws=corpus.length)
     bounds = {path: {"value": b.bits_per_token, "low": b.interval[0], "high": b.interval[1], "per_char": b.bits_per_char}
               for path, b in found["bounds"].items()}
     return {"text": Path(file).name, "tokens": tokens, "vocabulary": len(corpus.vocabulary), "length": corpus.length,
             "training_tokens": len(corpus.train) + corpus.length - 1, "seed": recipe.seed,
-            "steps": model.record["trained_steps"], "seconds": seconds, "cores": os.cpu_count(),
+            "steps": model.record["trained_steps"], "seconds": int((folder / f"{name}.seconds").read_text()), "cores": os.cpu_count(),
             "bits": bounds, "ngrams": found["ngrams"],
             "above_best_ngram": {path: dict(zip(("value", "low", "high"), m, strict=True)) for path, m in found["margins"].items()},
             "written": [model.vocabulary.decode(p) for p in model.write_ids(4, Writing(32), seed=0).tolist()],
@@ -48,8 +48,7 @@ def main() -> None:
     record = json.loads(OUT.read_text()) if OUT.exists() else {"texts": {}}
     for text in given.texts:
         name, _, source = text.partition("=")
-        record["texts"][name] = measure(name, source, given.minutes, given.steps, given.device,
-                                       record["texts"].get(name, {}))
+        record["texts"][name] = measure(name, source, given.minutes, given.steps, given.device)
         record |= {"device": lab._device(), "versions": lab._versions()}
         lab.write_text(OUT, json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         print(f"{name}: {json.dumps(record['texts'][name]['bits'])}\n{json.dumps(record['texts'][name]['ngrams'])}")

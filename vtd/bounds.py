@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .clocks import Schedule
@@ -40,14 +39,19 @@ class Control(NamedTuple):
 
 # %% ../nbs/lib/10_bounds.ipynb #17ff5bfc
 def counted(net: GridDenoiser) -> Control:
-    "The counted tables that a denoiser starts from, as a control: a chain of either order, or token frequencies."
+    """The counted tables that a denoiser starts from, as a control: a chain of either order, or token frequencies.
+
+    Frequencies also where the vocabulary is so large that the denoiser has sparse triples: a chain over it costs too much.
+    """
+    alone = net.step is None or net.triple_keys is not None
+
     def belief(evidence: Tensor) -> Tensor:
-        if net.step is None: return (net.log_prior + evidence).log_softmax(-1)
+        if alone: return (net.log_prior + evidence).log_softmax(-1)
         if net.skip is None: return (evidence + chain_context(evidence, net.first, net.step)).log_softmax(-1)
         return (evidence + pair_context(evidence, net.first, net.step, net.skip)).log_softmax(-1)
 
     def nats(ids: Tensor) -> Tensor:
-        if net.step is None: return -net.log_prior[ids].sum(-1)
+        if alone: return -net.log_prior.log_softmax(-1)[ids].sum(-1)
         start = net.first[ids[:, 0]].log()
         if net.skip is None or ids.shape[1] == 1: return -start - net.step[ids[:, :-1], ids[:, 1:]].log().sum(-1)
         second = net.step[ids[:, 0], ids[:, 1]].log()
