@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bounds import Bound, Control, page_bits
+from .code_length import Bound, Control, page_bits
 from .clocks import CLOCKS, draw_clocks, measure_schedule
 from .codes import Codebook
 from .denoiser import GridDenoiser, mix
@@ -118,7 +118,7 @@ def bits(self: GridDiffusion, texts: list[str] | Tensor, *, order: str = "togeth
          draws: int = 8, seed: int = 0, control: Control | None = None) -> Bound:
     """The bound on held-out texts (strings, or ids `(N, L)`) along a clock path, with its 95 % interval.
 
-    `control`: a model known exactly that takes noise out of the estimate (`vtd.bounds` has a default).
+    `control`: a model known exactly that takes noise out of the estimate (`vtd.code_length` has a default).
     Unknown words or texts longer than a page are a TextError.
     """
     pages = list(texts) if isinstance(texts, Tensor) else self.pages_of(texts)

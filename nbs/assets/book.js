@@ -18,10 +18,11 @@
   const inks = () => dark() ? ["#dfe4ea", "#3a434d"] : ["#1d2329", "#d9dee4"];
   const dress = layout => {
     const [ink, line] = inks(), dressed = {...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)"};
+    delete dressed.sliders;  // the browser's own takes its place: see steps
     dressed.font = {...layout.font, color: ink};
     for (const key of Object.keys(layout).concat("xaxis", "yaxis").filter(k => /^[xy]axis\d*$/.test(k)))
       dressed[key] = {...layout[key], gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line};
-    for (const key of ["annotations", "sliders", "updatemenus"])
+    for (const key of ["annotations", "updatemenus"])
       if (layout[key]) dressed[key] = layout[key].map(item => ({...item, font: {...item.font, color: ink}}));
     return dressed;
   };
@@ -29,9 +30,28 @@
     const figure = JSON.parse(plot.nextElementSibling.textContent);
     await load();
     const config = {displayModeBar: false, responsive: true, displaylogo: false};
-    await Plotly.react(plot, figure.data ?? [], dress(figure.layout ?? {}), config);
-    if (figure.frames?.length && !plot.dataset.drawn) await Plotly.addFrames(plot, figure.frames);
+    const slider = figure.frames?.length ? steps(plot, figure) : null;
+    const frame = slider ? figure.frames[slider.value] : {};
+    const data = figure.data?.map((trace, i) => ({...trace, ...frame.data?.[frame.traces?.indexOf(i) ?? i]}));
+    await Plotly.react(plot, data ?? [], dress(figure.layout ?? {}), config);
     plot.dataset.drawn = "yes";
+  };
+  /* a figure with frames gets a slider of the browser's own: arrow keys, Home and End move it */
+  const steps = (plot, figure) => {
+    const known = plot.parentElement.querySelector(".vtd-steps input");
+    if (known) return known;
+    const box = document.createElement("div"), slider = document.createElement("input"), says = document.createElement("output");
+    const last = figure.frames.length - 1, {active = last, currentvalue} = figure.layout.sliders?.[0] ?? {};
+    const name = () => says.textContent = (currentvalue?.prefix ?? "step ") + figure.frames[slider.value].name;
+    Object.assign(slider, {type: "range", min: 0, max: last, step: 1, value: active});
+    slider.setAttribute("aria-label", "Step");
+    const moved = () => slider.setAttribute("aria-valuetext", name());
+    slider.addEventListener("input", () => { moved(); draw(plot); });
+    box.className = "vtd-steps";
+    box.append(slider, says);
+    plot.nextElementSibling.after(box);
+    moved();
+    return slider;
   };
   const plots = all(".vtd-plot");
   const near = new IntersectionObserver(seen => seen.filter(s => s.isIntersecting).forEach(s => {
