@@ -80,6 +80,54 @@ def test_the_loop_trains_a_codec_too():
     assert (codec.decode(codec.encode(ids)).argmax(-1) == ids).all()
 
 
+def ends(encoder, decoder, **options):
+    """A codec after 60 steps, all its numbers."""
+    codec = Codec(20, "3x4x3", encoder=encoder, decoder=decoder)
+    fit(codec, torch.arange(20), steps=60, lr=0.01, batch=16, progress=False, **options)
+    return codec.state_dict()
+
+
+@pytest.mark.parametrize("encoder, decoder, optimiser", [
+    ("gumbel", "extreme", "adamw"), ("score-function", "linear", "adamw"), ("continuous", "dense", "sgd")])
+def test_a_codec_stopped_and_resumed_ends_the_same(tmp_path, encoder, decoder, optimiser):
+    """Also what is annealed and what is settled at the end."""
+    whole, options = ends(encoder, decoder, optimiser=optimiser), {"optimiser": optimiser, "checkpoint": tmp_path / "run"}
+    stopped = ends(encoder, decoder, every=1, callbacks=[lambda s: s.step == 23], **options)
+    again = ends(encoder, decoder, **options)
+    assert all(torch.equal(again[k], v) for k, v in whole.items())
+    assert not all(torch.equal(stopped[k], v) for k, v in whole.items())
+
+
+class Watched(Breaks):
+    """Notes what the loop tells it; its matrix is one that AdamW would leave to Muon."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix, self.told = nn.Parameter(torch.eye(3)), []
+
+    def hidden_matrices(self): return [self.matrix]
+    def set_progress(self, share): self.told.append(share)
+    def settle(self): self.told.append("settled")
+    def loss(self, batch, generator): return (self.matrix @ self.w - batch.float().mean()).square().sum()
+
+
+def test_the_model_is_told_how_far_the_run_is_and_settles_last():
+    model = Watched()
+    fit(model, torch.ones(50), steps=4, progress=False)
+    assert model.told == [0.0, 0.25, 0.5, 0.75, "settled"]
+
+
+def test_sgd_is_plain_descent_for_every_weight():
+    """One step at the warm-up's rate, hidden matrices too; and a running mean that keeps a tenth of the start."""
+    model, lr = Watched(), 0.1
+    start = [p.detach().clone() for p in (model.w, model.matrix)]
+    slopes = torch.autograd.grad(model.loss(torch.full((128,), 3.0), None), (model.w, model.matrix))
+    assert all(slope.abs().max() > 1 for slope in slopes)
+    fit(model, torch.full((50,), 3.0), steps=1, lr=lr, optimiser="sgd", progress=False)
+    for p, before, slope in zip((model.w, model.matrix), start, slopes, strict=True):
+        assert torch.allclose(p, before - 0.9 * lr * learning_rate(0, 1) * slope, atol=1e-7)
+
+
 COMMAND = [sys.executable, "-c", "from vtd.cli import main; main()", "train", "--steps", "600", "--width", "32", "--layers",
            "1", "--batch", "8", "--device", "cpu", "--seed", "3", "--out"]
 
@@ -101,3 +149,18 @@ def test_killed_at_random_and_resumed_ends_the_same(tmp_path):
     a, b = (read_tensors(tmp_path / name, "model")[0] for name in ("once", "killed"))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["killed", "once"]
+
+
+def test_a_time_budget_follows_the_pace_and_one_slow_step_does_not_end_it(monkeypatch):
+    """A clock that moves a tenth of a second a step, and stalls for five at the third: nearly as many steps fit as without the stall."""
+    now = {"t": 0.0}
+    monkeypatch.setattr("vtd.training.time.monotonic", lambda: now["t"])
+    seen = []
+
+    class Timed(Breaks):
+        def loss(self, batch, generator):
+            now["t"] += 5.0 if len(seen) == 2 else 0.1
+            return super().loss(batch, generator)
+    history = fit(Timed(), torch.ones(50), minutes=1, every=1, callbacks=[seen.append], progress=False)
+    assert history.finished and 500 <= history.steps[-1] <= 560 and 55 <= history.seconds <= 65
+    assert len({s.steps for s in seen[400:]}) == 1  # the number stands while the rate falls
