@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['GridEncoder', 'Standardise', 'choose', 'check_room', 'temperatures', 'Codec', 'check_ids', 'logits', 'probabilities',
-           'encode', 'decode', 'log_likelihood', 'loss', 'patterns', 'settle', 'read', 'metrics']
+           'encode', 'check_patterns', 'decode', 'log_likelihood', 'loss', 'patterns', 'settle', 'read', 'metrics']
 
 # %% ../nbs/lib/05_codecs.ipynb #60aab7af
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -69,13 +70,15 @@ def check_room(vocab_size: int, shape: GridShape, encoder: str) -> None:
     if vocab_size < 2: raise ValueError(f"a codec needs a vocabulary of 2 tokens or more, got {vocab_size}")
     base, places = (256, shape.cells) if encoder == "continuous" else (shape.colours, shape.height * shape.width)
     if places * math.log(base) < math.log(vocab_size) - 1e-9:
+        levels, colours = (256, shape.colours) if encoder == "continuous" else (max(2, shape.colours),) * 2
+        enough = GridShape.smallest(vocab_size, levels, colours if encoder == "continuous" else 1)  # cells, or places, that choose
         raise ValueError(f"{shape} has {base**places:,} different grids for {encoder} encoding, {vocab_size:,} tokens need as many: "
-                         f"take {GridShape.smallest(vocab_size, 2, max(2, shape.colours))} or larger")
+                         f"take {GridShape(enough.height, enough.width, colours)} or larger")
 
 
 def temperatures(given: float | Sequence[float]) -> list[float]:
     """First and last temperature of a run, each checked; a number stands for both."""
-    pair = [given, given] if isinstance(given, (int, float)) else list(given)
+    pair = [given, given] if isinstance(given, Real) else list(given)
     if len(pair) != 2: raise ValueError(f"temperature is a number, or first and last of a run, got {given!r}")
     return [check_temperature(t) for t in pair]
 
@@ -146,13 +149,18 @@ def encode(self: Codec, ids: Tensor, generator: torch.Generator | None = None) -
     return self.relax(said, self.heat, generator)
 
 # %% ../nbs/lib/05_codecs.ipynb #0af904fd
-def decode(self: Codec, patterns: Tensor) -> Tensor:
-    """Log-probabilities `(..., V)` over tokens of patterns `(..., H, W, C)`; ValueError for another shape, NaN or infinity."""
-    patterns = torch.as_tensor(patterns)
+def check_patterns(self: Codec, patterns: Tensor) -> Tensor:
+    """Patterns as a float tensor; ValueError for another shape, NaN or infinity."""
+    patterns = torch.as_tensor(patterns).float()
     if tuple(patterns.shape[-3:]) != tuple(self.shape):
         raise ValueError(f"this codec reads {self.shape} grids, got an array of shape {tuple(patterns.shape)}")
     if not torch.isfinite(patterns).all(): raise ValueError("these patterns hold NaN or infinity")
-    x = patterns.flatten(-3)
+    return patterns
+
+
+def decode(self: Codec, patterns: Tensor) -> Tensor:
+    """Log-probabilities `(..., V)` over tokens of patterns `(..., H, W, C)`; ValueError for another shape, NaN or infinity."""
+    x = self.check_patterns(patterns).flatten(-3)
     if self.standardise is not None: x = self.standardise(x)
     return self.decoder(x.reshape(-1, self.shape.cells)).log_softmax(-1).view(*x.shape[:-1], -1)
 
@@ -162,7 +170,7 @@ def log_likelihood(self: Codec, patterns: Tensor, noise: float = 0.0) -> Tensor:
 
     One-hot encoders: the exact product over places. Continuous: Gaussian noise of sd `noise` a cell, which must be above 0.
     """
-    x, ids = patterns.flatten(-3), torch.arange(self.vocab_size, device=patterns.device)
+    x, ids = self.check_patterns(patterns).flatten(-3), torch.arange(self.vocab_size, device=patterns.device)
     if self.relaxation != "continuous": return x @ self.logits(ids).log_softmax(-1).flatten(1).T
     if not noise > 0: raise ValueError("a continuous grid has a likelihood only under noise: give its sd, above 0")
     means = self.probabilities(ids).flatten(1)
@@ -171,7 +179,7 @@ def log_likelihood(self: Codec, patterns: Tensor, noise: float = 0.0) -> Tensor:
 
 
 Codec.check_ids, Codec.logits, Codec.probabilities, Codec.encode = check_ids, logits, probabilities, encode
-Codec.decode, Codec.log_likelihood = decode, log_likelihood
+Codec.check_patterns, Codec.decode, Codec.log_likelihood = check_patterns, decode, log_likelihood
 
 # %% ../nbs/lib/05_codecs.ipynb #81b96b1a
 def loss(self: Codec, ids: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -179,6 +187,7 @@ def loss(self: Codec, ids: Tensor, generator: torch.Generator | None = None) -> 
 
     Pairs `(N, 2)` are the token written and the token that should be read. `generator` makes everything that is drawn.
     """
+    if ids.ndim > 2 or ids.ndim == 2 and ids.shape[1] != 2: raise ValueError(f"ids are (N,) or pairs (N, 2), got {tuple(ids.shape)}")
     written, wanted = ids.unbind(-1) if ids.ndim == 2 else (ids, ids)
     if self.relaxation == "score-function": return _scored(self, written, self.check_ids(wanted), generator)
     return _losses(self, self.relax(self.logits(written), self.heat, generator), self.check_ids(wanted), generator).mean()
@@ -192,7 +201,7 @@ def _losses(self: Codec, grids: Tensor, wanted: Tensor, generator) -> Tensor:
     others = torch.randint(self.vocab_size, (self.negatives,), generator=generator, device=x.device)
     rivals = torch.cat([wanted, others]).unique()
     scores = self.decoder.scores
-    return F.cross_entropy(F.linear(x, scores.weight[rivals], scores.bias[rivals]), torch.searchsorted(rivals, wanted), reduction="none")
+    return F.cross_entropy(F.linear(x, scores.weight[rivals], scores.bias[rivals]), torch.searchsorted(rivals, wanted.contiguous()), reduction="none")
 
 
 def _scored(self: Codec, written: Tensor, wanted: Tensor, generator) -> Tensor:

@@ -406,9 +406,9 @@ def answer(chapter: str, template: str) -> Answer:
 
 # %% ../nbs/lib/22_lab.ipynb #59bf7575
 def _measured() -> dict[str, tuple[str, Claim]]:
-    "Claim -> (record, claim): the chapter that the table names goes before others."
+    "Claim -> (record, claim): the chapter that the table names goes before others, its plain record before its variants."
     found: dict[str, tuple[str, Claim]] = {}
-    for path in sorted((root() / "results").glob("*.json")):
+    for path in sorted((root() / "results").glob("*.json"), key=lambda p: (p.stem.count("."), p.stem)):
         record = load_record(path)
         for key, claim in record.claims.items():
             home = key in CLAIMS and CLAIMS[key].chapter == record.chapter
