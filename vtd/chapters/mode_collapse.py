@@ -483,7 +483,7 @@ def run(*, vocab_size: int = 192, share: float = 0.0455, shape: str = "5x5x3",
         decoders: list[str] = ["linear", "dense", "cnn", "extreme"],  # noqa: B006
         joint: list[str] = ["linear"],  # noqa: B006
         decoder: str = "linear", seeds: list[int] = list(range(10)),  # noqa: B006, B008
-        steps: int = 40, reader_steps: int = 80, extreme_steps: int = 25, batch: int = 64, samples: int = 1024, starts: int = 50,
+        steps: int = 40, reader_steps: int = 60, extreme_steps: int = 18, batch: int = 64, samples: int = 1024, starts: int = 50,
         extreme_shape: str = "5x5x3", factor_tokens: int = 51,
         vocabularies: list[int] = [13, 51, 192, 1000],  # noqa: B006
         sgd_rates: list[float] = [0.1, 1.0],  # noqa: B006
