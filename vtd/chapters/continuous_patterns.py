@@ -419,7 +419,7 @@ def run(*, vocabularies: list[int] = [5, 51, 192], scaled: list[int] = [], shape
     """The chapter's experiment; same names and defaults as its parameters."""
     check(recipes, seeds, budget, early, grid_steps)
     out, size, first = Bought(), middle(vocabularies), shapes[0]
-    measure_untrained(out, untrained, shapes, seeds, everywhere)
+    measure_untrained(out, sorted({*untrained, middle(vocabularies)}), shapes, seeds, everywhere)
     courses = measure_race(out, settings(vocabularies, scaled, first, grids, recipes), seeds, budget, early, grid_steps, record_seconds)
     largest = measure_grids(out, courses, size, first, recipes, early)
     measure_ripples(out, seeds, early)
