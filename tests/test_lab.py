@@ -165,3 +165,15 @@ def test_intervals_cover_at_the_stated_rate():
 def test_importing_the_lab_is_light():
     code = "import sys, vtd.lab; print([m for m in ('torch', 'plotly', 'papermill', 'duckdb', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_chapter_answers_from_the_record_that_is_published_with_it(book):
+    cells = {"md": CHAPTER["md"], "import": "from vtd import lab", "answer": 'lab.answer("adds-up", "It is {total:.1f}.")',
+             **{k: v for k, v in CHAPTER.items() if k != "md"}}
+    path = lab.write_chapter(book, "01_adds_up.ipynb", cells)
+
+    def said(): return "".join(next(c for c in json.loads(path.read_text())["cells"] if c["id"] == "answer")["outputs"][0]["data"]["text/markdown"])
+    for scale in (1.0, 2.0):  # each time the run itself could only quote what was published before it
+        lab.run("adds-up", progress=False, scale=scale)
+        lab.publish("adds-up", scale=scale)
+        assert said() == f"It is {3 * scale + 3:.1f}."
