@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .code_length import Bound, Control, page_bits
 from .clocks import CLOCKS, draw_clocks, measure_schedule
+from .code_length import Bound, Control, page_bits
 from .codes import Codebook
 from .denoiser import GridDenoiser, mix
 from .grids import GridShape
