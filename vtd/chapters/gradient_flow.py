@@ -185,7 +185,7 @@ def measure_reach(out: Measured, *, relaxations, controls, decoders, grids, seed
     out.extra["cells"] = [list(cell) for cell in cells]
 
 # %% ../../nbs/chapters/01_gradient_flow.ipynb #636a6b8f
-def watch(relaxation: str, *, vocabulary, grid, seed, steps, lr, batch, decoder="dense", frames: int = 8) -> dict[int, list[dict]]:
+def watch(relaxation: str, *, vocabulary, grid, seed, steps, lr, batch, decoder="dense", frames: int = 6) -> dict[int, list[dict]]:
     """Gradient by layer `{step: rows}` before and while a codec trains, at `frames` moments."""
     codec, ids, flows = Codec(vocabulary, grid, relaxation, decoder, seed=seed), torch.arange(vocabulary), {}
 
@@ -329,14 +329,14 @@ def run(*, seeds: list[int] = list(range(10)), problem: int = 0,  # noqa: B006, 
         relaxations: list[str] = ["gumbel", "straight-through", "continuous"],  # noqa: B006
         controls: list[str] = ["score-function", "categorical"], decoders: list[str] = ["linear"],  # noqa: B006
         grids: list[str] = ["5x5x3"], sampled: bool = True, steps: int = 160, lr: float = 0.004, batch: int = 192,  # noqa: B006
-        words: int = 51, claim_steps: int = 100, claim_batch: int = 16) -> Measured:
+        words: int = 51, claim_steps: int = 80, claim_batch: int = 16) -> Measured:
     """The chapter's experiment; same names and defaults as its parameters."""
     if draws < 64: raise ValueError(f"draws must be 64 or more, so that a mean of several can be judged; got {draws}")
     out, begun = Measured(), time.process_time()
     out.numbers["vocabulary"] = lab.Number(vocabulary)
     training = {"vocabulary": vocabulary, "lr": lr, "batch": batch}
     measure_estimators(out, problem=problem, temperatures=temperatures, draws=draws, seeds=seeds)
-    measure_flow(out, grid=grids[0], relaxations=[*relaxations, *controls], seeds=seeds, steps=min(steps, 72), **training)
+    measure_flow(out, grid=grids[0], relaxations=[*relaxations, *controls], seeds=seeds, steps=min(steps, 60), **training)
     measure_reach(out, relaxations=relaxations, controls=controls, decoders=decoders, grids=grids, seeds=seeds, steps=steps,
                   sampled=sampled, **training)
     measure_phase_one(out, words=words, steps=claim_steps, batch=claim_batch, seeds=seeds)
