@@ -272,9 +272,10 @@ print(lab.run(chapter, progress=False, **parameters).text())
 """
 
 
-def _run_apart(job: tuple[str, Mapping[str, Any]], processes: set) -> Record | Exception:
+def _run_apart(job: tuple[str, Mapping[str, Any]], processes: set, cores: int) -> Record | Exception:
     command = [sys.executable, "-c", RUN_ONE, json.dumps(job)]
-    surroundings = os.environ | {"VTD_ROOT": str(root())}
+    share = {"OMP_NUM_THREADS": str(cores)}  # runs side by side share the cores instead of fighting for them
+    surroundings = share | os.environ | {"VTD_ROOT": str(root())}
     process = subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     processes.add(process)
     record, said = process.communicate()
@@ -295,8 +296,9 @@ def run_many(
 
     jobs = [(chapter, dict(validate(chapter, parameters))) for chapter, parameters in jobs]
     processes: set[subprocess.Popen] = set()
+    cores = max(1, (os.cpu_count() or 1) // max(1, min(at_once, len(jobs))))
     with ThreadPoolExecutor(max(1, at_once)) as pool:
-        waiting = [pool.submit(_run_apart, job, processes) for job in jobs]
+        waiting = [pool.submit(_run_apart, job, processes, cores) for job in jobs]
         try:
             silent = not (progress and sys.stderr.isatty())
             for _ in tqdm(as_completed(waiting), "runs", len(jobs), leave=False, disable=silent, unit="run"):
