@@ -358,7 +358,7 @@ def make_book(minutes: float = 5) -> Path:
     out = build()
     step(f"5/5  the site, {(time.time() - start) / 60:.1f} minutes after the start")
     sentences, accepted = write_sentences(model)
-    step(f"\nThe small model writes ({accepted / 5:.1f}% of 500 sentences are of its language):")
+    step(f"\nThe small model writes ({accepted} of 500 sentences are of its language):")
     step("\n".join(f"  {sentence}" for sentence in sentences))
     step(f"\nThe book is at {out / 'index.html'}\nor, served:     .venv/bin/vtd serve")
     return out

@@ -232,6 +232,9 @@ def settle(self: Codec, piece: int = 4096) -> None:
     self.standardise.set(mean, (mean * (1 - mean)).clamp(min=0.01))  # a cell that is nearly always dark must not explode
 
 
+Codec.patterns, Codec.settle = patterns, settle
+
+# %% ../nbs/lib/05_codecs.ipynb #e07f6244
 @torch.no_grad()
 def read(self: Codec, grids: Tensor, piece: int = 1024) -> Tensor:
     """The likeliest token `(N,)` of grids `(N, H, W, C)`, a piece at a time."""
@@ -252,4 +255,4 @@ def metrics(self: Codec) -> dict[str, float]:
     return found | {"pattern_sd": float(grids.flatten(1).std(0).mean())}
 
 
-Codec.loss, Codec.patterns, Codec.settle, Codec.read, Codec.metrics = loss, patterns, settle, read, metrics
+Codec.loss, Codec.read, Codec.metrics = loss, read, metrics
