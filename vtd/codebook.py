@@ -70,20 +70,22 @@ class Codebook:
         return flat.clamp(0, 1).unflatten(-1, tuple(self.shape))
 
 # %% ../nbs/lib/03_codebook.ipynb #22cf36fa
-def nearest_codeword(signal: Tensor, codewords: Tensor, rows: int = 1024, columns: int = 8192) -> Tensor:
+@torch.no_grad()
+def nearest_codeword(signal: Tensor, codewords: Tensor, rows: int = 4096, columns: int = 512) -> Tensor:
     """Ids `(N,)` of the codewords `(V, cells)` at the smallest Euclidean distance from signals `(N, cells)`, exactly.
 
     Works in pieces of at most `rows * columns` distances. Of equally near codewords one of them is named.
     """
-    half = codewords.square().sum(1) / 2
-    found = []
-    for x in signal.split(rows):
-        best, ids = x.new_full((len(x),), -math.inf), torch.zeros(len(x), dtype=torch.long, device=x.device)
-        for start in range(0, len(codewords), columns):
-            piece = slice(start, start + columns)
-            score, index = (x @ codewords[piece].T - half[piece]).max(1)
-            closer = score > best
-            best, ids = torch.where(closer, score, best), torch.where(closer, index + start, ids)
+    half, found = codewords.square().sum(1) / -2, []
+    pieces = [(codewords[at : at + columns].T, half[at : at + columns]) for at in range(0, len(codewords), columns)]
+    room = signal.new_empty(min(rows, len(signal)) * columns)
+    for x in signal.split(rows) if len(signal) else ():
+        # the best score of each piece first: a maximum without its place is far faster, and is looked up once at the end
+        best = [torch.addmm(h, x, c, out=room[: len(x) * len(h)].view(len(x), -1)).amax(1) for c, h in pieces]
+        piece, ids = torch.stack(best).argmax(0), x.new_empty(len(x), dtype=torch.long)
+        for p in piece.unique().tolist():
+            here = (piece == p).nonzero()[:, 0]
+            ids[here] = torch.addmm(pieces[p][1], x[here], pieces[p][0]).argmax(1) + p * columns
         found.append(ids)
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.long, device=signal.device)
 

@@ -248,7 +248,7 @@ def confusion(rows: Tensor, columns: Tensor, same: Tensor, snr: float) -> Tensor
     return torch.logsumexp((-distances * snr / 8).masked_fill(same, -math.inf).flatten(), 0)
 
 
-def learned(vocab_size: int, shape: GridShape | str = "8x8x3", seed: int = 0, *, steps: int = 300, rate: float = 0.03,
+def learned(vocab_size: int, shape: GridShape | str = "8x8x3", seed: int = 0, *, steps: int = 200, rate: float = 0.05,
             snr_db: float | None = None) -> Codebook:
     """A codebook whose codewords have moved apart by `steps` of Adam; made for noise at `snr_db` decibels a cell."""
     shape = GridShape.parse(shape)
@@ -258,7 +258,7 @@ def learned(vocab_size: int, shape: GridShape | str = "8x8x3", seed: int = 0, *,
     adam = torch.optim.Adam([signal], rate)
     for step in range(steps):
         adam.param_groups[0]["lr"] = rate * (1 - step / steps)
-        ids, others = (torch.randperm(vocab_size, generator=generator)[:2048] for _ in range(2))
+        ids, others = (torch.randperm(vocab_size, generator=generator)[:count] for count in (512, 4096))
         points = even(signal)
         loss = confusion(points[ids], points[others], ids[:, None] == others, snr)
         adam.zero_grad()
