@@ -6,16 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from vtd.codes import Codebook, nearest_codeword, symbol_error
+from vtd.codes import Codebook, directions, from_signal, grounding, nearest_codeword, symbol_error
 from vtd.grids import GridShape, load_png, save_png
 
 WORDS = "a the cat sees birds naïve “ ” ’ 日本 ␣ , .".split() + [" ", "", "<pad>", "a ", " a"]
 SMALL = GridShape(4, 4, 3)
 
 
+MEANINGS = np.random.default_rng(0).standard_normal((40, 60))
+
+
 def each():
-    return [Codebook.binary(40, SMALL), Codebook.gaussian(40, SMALL), Codebook.one_hot(40, SMALL),
-            Codebook.glyph(WORDS)]
+    return [Codebook.binary(40, SMALL), Codebook.gaussian(40, SMALL), Codebook.spherical(40, SMALL), Codebook.one_hot(40, SMALL),
+            Codebook.glyph(WORDS), Codebook.grounded(MEANINGS, SMALL), Codebook.hybrid(MEANINGS, 0.5, SMALL),
+            Codebook.learned(40, SMALL, steps=20)]
 
 
 @pytest.mark.parametrize("book", each(), ids=lambda b: b.name)
@@ -140,3 +144,62 @@ def test_noise_misleads_as_theory_says():
 
 def test_patterns_are_plain_numbers_for_numpy():
     assert np.asarray(Codebook.binary(9, SMALL).patterns).dtype == np.float32
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_distances_of_grounded_grids_are_those_of_cosines(centred):
+    rng = np.random.default_rng(1)
+    features = rng.standard_normal((200, 40)) + 3 * (not centred)  # few enough numbers to fit into 48 cells whole
+    book = Codebook.grounded(features, SMALL, centred=centred)
+    x = features - features.mean(0) if centred else features
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    wanted, got = torch.pdist(torch.from_numpy(x).float()), torch.pdist(book.signal)
+    assert np.corrcoef(wanted, got)[0, 1] > 0.9995
+
+
+def test_a_grounding_fitted_on_some_words_writes_others():
+    features = directions(np.random.default_rng(2).standard_normal((100, 30)))
+    write = grounding(features[:60], SMALL, method="whitened")
+    seen = write(features[:60])
+    assert seen.shape == (60, 48) and np.allclose(seen @ seen.T, write(features)[:60] @ write(features)[:60].T, atol=1e-4)
+    inside = np.linalg.svd(seen - seen.mean(0), compute_uv=False)
+    assert np.allclose(inside[:29], inside[0], rtol=1e-3) and (inside[30:] < 1e-3 * inside[0]).all()  # equal power, no more directions than there are
+
+
+@pytest.mark.parametrize("method", ["pca", "half-whitened", "whitened", "random"])
+def test_words_with_one_meaning_are_named(method):
+    twins = np.vstack([MEANINGS, MEANINGS[:1]])
+    with pytest.raises(ValueError, match="'w0' and 'again'"):
+        Codebook.grounded(twins, SMALL, method=method, tokens=[*(f"w{i}" for i in range(40)), "again"])
+
+
+def test_a_hybrid_goes_from_chance_to_meaning():
+    same = lambda book: float(torch.corrcoef(torch.stack([torch.pdist(book.signal), near]))[0, 1])  # noqa: E731
+    near = torch.pdist(Codebook.grounded(MEANINGS, SMALL).signal)
+    likeness = [same(Codebook.hybrid(MEANINGS, w, SMALL, method="pca")) for w in (0.0, 0.5, 1.0)]
+    assert likeness[0] < 0.2 < likeness[1] < likeness[2] and likeness[2] > 0.9
+    for w in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="share of power"): Codebook.hybrid(MEANINGS, w, SMALL)
+
+
+def test_learned_codewords_are_farther_apart_than_random_ones():
+    gap = lambda book: float(torch.pdist(book.signal).min())  # noqa: E731
+    for words in (5, 60): assert gap(Codebook.learned(words, "3x3x3")) > gap(Codebook.spherical(words, "3x3x3")) + 0.5
+    assert torch.equal(Codebook.learned(9, SMALL, seed=3).patterns, Codebook.learned(9, SMALL, seed=3).patterns)
+
+
+def test_spherical_codewords_have_one_length():
+    lengths = Codebook.spherical(500).signal.norm(dim=1)
+    assert lengths.std() < 0.02 * lengths.mean()
+
+
+@pytest.mark.parametrize("make, says", [
+    (lambda: Codebook.grounded(np.ones((4, 9))), "the same for all words"),
+    (lambda: Codebook.grounded(np.full((4, 9), np.nan)), "NaN"),
+    (lambda: Codebook.grounded(MEANINGS, method="pea"), "pca, half-whitened, whitened or random"),
+    (lambda: from_signal(torch.zeros(3, 192), "8x8x3", "x"), "all 0"),
+    (lambda: from_signal(torch.randn(3, 10), "8x8x3", "x"), "192"),
+    (lambda: Codebook.spherical(100, "1x1x1"), "take")])
+def test_what_gives_no_codebook_is_one_line(make, says):
+    with pytest.raises(ValueError, match=says) as error: make()
+    assert "\n" not in str(error.value)

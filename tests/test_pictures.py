@@ -65,7 +65,7 @@ def test_the_middle_is_at_least_half_a_cell_and_in_its_centre(scale):
 @pytest.mark.parametrize("name", DAMAGES)
 @pytest.mark.parametrize("colours", [1, 3])
 def test_damage_keeps_the_size_is_seeded_and_leaves_its_input(name, colours):
-    picture = render(levels((4, 6, colours), 5))
+    picture = render(levels((4, 6, colours), 5), 6)
     before, mild = picture.copy(), DAMAGES[name](picture, MILD[name], 3)
     assert mild.shape == picture.shape and mild.dtype == np.uint8 and (picture == before).all()
     assert (mild == DAMAGES[name](picture, MILD[name], 3)).all()
@@ -79,6 +79,12 @@ def test_damage_keeps_the_size_is_seeded_and_leaves_its_input(name, colours):
 def test_no_damage_changes_nothing(name, amount):
     picture = render(levels((4, 6, 3), 5))
     assert (DAMAGES[name](picture, amount) == picture).all()
+
+
+def test_a_grey_cell_as_large_as_a_block_of_jpeg_comes_back_exactly():
+    ramp = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
+    assert (DAMAGES["jpeg"](render(ramp, 8), 75) == render(ramp, 8)).all()  # its mean is kept in steps of one level
+    assert (DAMAGES["jpeg"](render(ramp, 7), 75) != render(ramp, 7)).any()
 
 
 def test_the_noise_is_as_strong_as_it_says():

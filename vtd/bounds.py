@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NODES', 'WEIGHTS', 'check_code', 'log_cap', 'cap_angle', 'log_turn', 'shannon_limit', 'cone_converse', 'random_code',
-           'needed_snr']
+           'nearest_wrong', 'needed_snr']
 
 # %% ../nbs/lib/03_bounds.ipynb #add98f03
+import functools
 import math
 
 import numpy as np
@@ -36,7 +37,7 @@ def cap_angle(log_share: np.ndarray, cells: int) -> np.ndarray:
     """The angle of the cap that holds this log share of the sphere: `log_cap` turned round, by bisection."""
     log_share = np.asarray(log_share, float)
     low, high = np.full(log_share.shape, 1e-300), np.full(log_share.shape, np.pi - 1e-12)
-    for _ in range(60):
+    for _ in range(48):
         middle = (low + high) / 2
         inside = log_cap(middle, cells) < log_share
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
@@ -72,13 +73,20 @@ def cone_converse(vocab_size: int, cells: int, snr_db: float) -> float:
 def random_code(vocab_size: int, cells: int, snr_db: float) -> float:
     """Log of the mean symbol error of random spherical codes, exact (Shannon 1959, the ensemble of its section II)."""
     check_code(vocab_size, cells)
+    angles, log_density, step = nearest_wrong(vocab_size, cells)
+    return float(logsumexp(log_density + log_turn(angles, cells, snr_db), b=step))
+
+
+@functools.cache
+def nearest_wrong(vocab_size: int, cells: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """The angles `(300,)` at which the nearest of V - 1 random codewords may lie, their log density, and the step.
+
+    The density is in log(u (V - 1)), in steps fine enough for the trapezoid rule.
+    """
     others = vocab_size - 1
-    nearest = np.linspace(-45, math.log(40), 800)  # log of u (V - 1), in steps fine enough for the trapezoid rule
-    log_share = np.minimum(nearest - math.log(others), -1e-12)
-    u = np.exp(log_share)
-    log_density = nearest + (others - 1) * np.log1p(-np.minimum(u, 1 - 1e-12))
-    return float(logsumexp(log_density + log_turn(cap_angle(log_share, cells), cells, snr_db),
-                           b=nearest[1] - nearest[0]))
+    log_u = np.minimum(np.linspace(-45, math.log(40), 300) - math.log(others), -1e-12)
+    log_density = log_u + math.log(others) + (others - 1) * np.log1p(-np.exp(log_u))
+    return cap_angle(log_u, cells), log_density, (math.log(40) + 45) / 299
 
 
 def needed_snr(bound, vocab_size: int, cells: int, error: float) -> float:

@@ -8,11 +8,9 @@ __all__ = ['FORMAT', 'refuse_collisions', 'Codebook', 'nearest_codeword', 'neare
 # %% ../nbs/lib/03_codebook.ipynb #3ca556a9
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 

@@ -6,7 +6,7 @@
 __all__ = ['MINILM_SHA256', 'PROMPTS', 'SOURCES', 'Features', 'check_words', 'gaussian', 'shuffled', 'unit', 'read_arrays',
            'feature_file', 'plain', 'from_file', 'minilm_folder', 'minilm', 'clip_weights', 'clip', 'weights_name',
            'digest', 'cached', 'best_source', 'features', 'common_words', 'Affine', 'check_features', 'centring',
-           'principal', 'truncation', 'whitening', 'random_projection']
+           'similarity', 'principal', 'truncation', 'whitening', 'random_projection']
 
 # %% ../nbs/lib/02_features.ipynb #35fc65b4
 import gzip
@@ -120,8 +120,9 @@ def from_file(words: list[str], path: str | Path, names: Sequence[str] | str | P
     if missing := [w for w, row in zip(words, rows, strict=True) if row is None]:
         more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
         raise ValueError(f"{Path(path).name} has no features of {', '.join(map(repr, missing[:5]))}{more}")
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return Features(array[rows], {"source": "file", "file": Path(path).name, "sha256": digest})
+    said = {"source": "file", "file": Path(path).name, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    if twice := [w for w, row in zip(words, rows, strict=True) if known.count(known[row]) > 1]: said["first_of_several"] = twice
+    return Features(array[rows], said)
 
 # %% ../nbs/lib/02_features.ipynb #b08c793e
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -164,8 +165,8 @@ def clip_weights(model: str, pretrained: str) -> tuple[Path | None, dict]:
     import open_clip
     from huggingface_hub import try_to_load_from_cache
 
-    if Path(pretrained).is_file(): return Path(pretrained), {}
     if model not in open_clip.list_models(): raise ValueError(f"open_clip has no model {model!r}")
+    if Path(pretrained).is_file(): return Path(pretrained), {}
     known = open_clip.get_pretrained_cfg(model, pretrained)
     if not known:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
@@ -264,7 +265,8 @@ def features(words: Sequence[str], source: str = "auto", *, path: str | Path | N
         return shuffled(of, seed)
     if source == "minilm": return cached({"source": source, "words": words}, lambda: minilm(words), cache)
     weights = clip_weights(model, pretrained)[0] if find_spec("open_clip") else None
-    key = {"source": source, "model": model, "weights": str(weights), "prompts": list(prompts), "words": words}
+    which = digest(weights) if Path(pretrained).is_file() else str(weights)  # a file of one's own may change, the hub's do not
+    key = {"source": source, "model": model, "weights": which, "prompts": list(prompts), "words": words}
     return cached(key, lambda: clip(words, model, pretrained, prompts), cache and weights is not None)
 
 # %% ../nbs/lib/02_features.ipynb #920ba0cc
@@ -294,6 +296,12 @@ class Affine:
             raise ValueError(f"this map takes features (N, {len(self.mean)}), got {np.shape(x)}")
         return ((np.asarray(x, np.float64) - self.mean) @ self.matrix).astype(np.float32)
 
+    def inverse(self, y: np.ndarray) -> np.ndarray:
+        """The way back, `(N, k)` to `(N, D)`: what least squares says where numbers were dropped."""
+        if np.ndim(y) != 2 or np.shape(y)[1] != self.matrix.shape[1]:
+            raise ValueError(f"the way back takes (N, {self.matrix.shape[1]}), got {np.shape(y)}")
+        return (np.asarray(y, np.float64) @ np.linalg.pinv(self.matrix) + self.mean).astype(np.float32)
+
 
 def check_features(x: np.ndarray, least: int = 2) -> np.ndarray:
     """Features `(V, D)` as float64. ValueError for other shapes, too few words, NaN, and words that are all alike."""
@@ -308,6 +316,13 @@ def centring(x: np.ndarray) -> Affine:
     """The map that takes away the mean of these words."""
     x = check_features(x)
     return Affine(x.mean(0), np.eye(x.shape[1]))
+
+
+def similarity(x: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Cosines `(P,)` of the pairs of rows of `x (V, D)`, float64."""
+    a, b = np.asarray(pairs, int).reshape(-1, 2).T
+    x = unit(np.asarray(x, np.float64))
+    return (x[a] * x[b]).sum(1)
 
 # %% ../nbs/lib/02_features.ipynb #19b5a46b
 def principal(x: np.ndarray, dims: int | None, power: float, floor: float = 1e-9) -> Affine:

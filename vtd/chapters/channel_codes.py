@@ -251,7 +251,7 @@ def meanings(vocab_size: int, source: str, features_file: str, features_names: s
         names = common_words(vocab_size)
         return names, features(names, source)
     if not features_file: raise ValueError('source "file" needs features_file, a file of features')
-    names, x = feature_file(features_file, features_names or None)
+    names, x = feature_file(lab.root() / features_file, lab.root() / features_names if features_names else None)
     rows = np.sort(np.unique(x, axis=0, return_index=True)[1])[:vocab_size]
     return [names[i] for i in rows], x[rows]
 
