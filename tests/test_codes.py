@@ -54,7 +54,7 @@ def test_nearest_never_builds_the_whole_table(monkeypatch):
     sizes, times = [], torch.addmm
     monkeypatch.setattr(torch, "addmm", lambda h, a, b, **k: sizes.append(len(a) * b.shape[1]) or times(h, a, b, **k))
     nearest_codeword(torch.randn(5000, 4), torch.randn(20_000, 4))
-    assert sum(sizes) >= 5000 * 20_000 and max(sizes) <= 4096 * 512
+    assert sum(sizes) >= 5000 * 20_000 and max(sizes) <= 16384 * 1024
 
 
 def test_nearest_keeps_leading_dimensions():

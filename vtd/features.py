@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -121,7 +122,8 @@ def from_file(words: list[str], path: str | Path, names: Sequence[str] | str | P
         more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
         raise ValueError(f"{Path(path).name} has no features of {', '.join(map(repr, missing[:5]))}{more}")
     said = {"source": "file", "file": Path(path).name, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
-    if twice := [w for w, row in zip(words, rows, strict=True) if known.count(known[row]) > 1]: said["first_of_several"] = twice
+    times = Counter(known)
+    if twice := [w for w, row in zip(words, rows, strict=True) if times[known[row]] > 1]: said["first_of_several"] = twice
     return Features(array[rows], said)
 
 # %% ../nbs/lib/02_features.ipynb #b08c793e
