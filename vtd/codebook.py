@@ -69,7 +69,7 @@ class Codebook:
 
 # %% ../nbs/lib/03_codebook.ipynb #22cf36fa
 @torch.no_grad()
-def nearest_codeword(signal: Tensor, codewords: Tensor, rows: int = 4096, columns: int = 512) -> Tensor:
+def nearest_codeword(signal: Tensor, codewords: Tensor, rows: int = 16384, columns: int = 1024) -> Tensor:
     """Ids `(N,)` of the codewords `(V, cells)` at the smallest Euclidean distance from signals `(N, cells)`, exactly.
 
     Works in pieces of at most `rows * columns` distances. Of equally near codewords one of them is named.
