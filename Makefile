@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into .venv (some minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[clip,offline,umap,lab,hub,cluster,dev]'
+	  -e '.[clip,offline,umap,peers,lab,hub,cluster,dev]'
 	@touch $@
 
 install: $(STAMP)

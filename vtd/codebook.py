@@ -78,6 +78,9 @@ def nearest_codeword(signal: Tensor, codewords: Tensor, rows: int = 16384, colum
     pieces = [(codewords[at : at + columns].T, half[at : at + columns]) for at in range(0, len(codewords), columns)]
     room = signal.new_empty(min(rows, len(signal)) * columns)
     for x in signal.split(rows) if len(signal) else ():
+        if len(pieces) == 1:
+            found.append(torch.addmm(half, x, codewords.T).argmax(1))
+            continue
         # the best score of each piece first: a maximum without its place is far faster, and is looked up once at the end
         best = [torch.addmm(h, x, c, out=room[: len(x) * len(h)].view(len(x), -1)).amax(1) for c, h in pieces]
         piece, ids = torch.stack(best).argmax(0), x.new_empty(len(x), dtype=torch.long)

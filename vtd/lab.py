@@ -7,8 +7,8 @@ __all__ = ['RUN_ONE', 'HEAVIEST', 'NUMBERS', 'EMPTY', 'RunError', 'execute', 'ru
            'published', 'results', 'Answer', 'answer', 'ledger', 'RESERVED', 'TYPES', 'ChapterParameters',
            'ParameterError', 'Parameters', 'chapter_path', 'chapters', 'describe', 'parse', 'root', 'validate',
            'variant', 'write_chapter', 'CLAIM_TABLE', 'CLAIMS', 'Claim', 'Number', 'Record', 'Row', 'Verdict',
-           'combine', 'load_record', 'mean_interval', 'proportion', 'run_folder', 'run_id', 'save', 'verdict',
-           'write_text']
+           'combine', 'load_record', 'mean_interval', 'mean_share', 'proportion', 'run_folder', 'run_id', 'save',
+           'verdict', 'write_text']
 
 # %% ../nbs/lib/22_lab.ipynb #484afbac
 import ast
@@ -62,6 +62,7 @@ from vtd.records import (  # noqa: F401 -- chapters find these here
     combine,
     load_record,
     mean_interval,
+    mean_share,
     proportion,
     run_folder,
     run_id,
@@ -74,7 +75,7 @@ from vtd.records import (  # noqa: F401 -- chapters find these here
 _all_ = [
     "RESERVED", "TYPES", "ChapterParameters", "ParameterError", "Parameters", "chapter_path", "chapters",
     "describe", "parse", "root", "validate", "variant", "write_chapter", "CLAIM_TABLE", "CLAIMS", "Claim", "Number",
-    "Record", "Row", "Verdict", "combine", "load_record", "mean_interval", "proportion", "run_folder", "run_id",
+    "Record", "Row", "Verdict", "combine", "load_record", "mean_interval", "mean_share", "proportion", "run_folder", "run_id",
     "save", "verdict", "write_text",
 ]
 
