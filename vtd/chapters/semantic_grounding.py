@@ -291,9 +291,9 @@ def measure_relations(out: Grounding, words, real, source, shape, rate, epochs, 
 
 # %% ../../nbs/chapters/05_semantic_grounding.ipynb #7c41d2e9
 def measure_alignment(out: Grounding, real, source, words, shape, rate, epochs, seeds) -> None:
-    """Size of the cosine of a grid with its own feature, on as many cells as the feature has numbers; likeness of the notes' pairs, grids not centred."""
+    """Size of the cosine of a grid with its own feature, on as many cells as the feature has numbers; likeness of the notes' pairs, grids not centred; one-hot also without bias."""
     rows, cells = choose(words, 5, seeds[0]), GridShape.parse(shape).cells
-    found = {f"{what}_{kind}_{when}": [] for when in ("untrained", "trained") for what, kind in (("aligned", source), ("likeness", source), ("likeness", "onehot"))}
+    found = {f"{what}_{kind}_{when}": [] for when in ("untrained", "trained") for what, kind in (("aligned", source), ("likeness", source), ("likeness", "onehot"), ("likeness_without_bias", "onehot"))}
     for seed in seeds:
         for what, kind in (("aligned", source), ("likeness", source), ("likeness", "onehot")):
             x = vectors(kind, rows, real, source, seed)
@@ -303,6 +303,9 @@ def measure_alignment(out: Grounding, real, source, words, shape, rate, epochs, 
                 with torch.no_grad(): grids = codec.before(torch.arange(5))
                 value = F.cosine_similarity(grids, x).abs().mean() if what == "aligned" else similarity(grids.numpy(), [(0, 1), (2, 3)]).mean()
                 found[f"{what}_{kind}_{when}"].append(float(value))
+                if kind != "onehot": continue
+                own = (grids - codec.encoder.bias.detach()).numpy()
+                found[f"likeness_without_bias_onehot_{when}"].append(float(similarity(own, [(0, 1), (2, 3)]).mean()))
     for name, values in found.items(): out.numbers[name] = lab.mean_interval(values)
     out.numbers["aligned_by_chance"] = lab.Number(math.sqrt(2 / math.pi / real[source].shape[1]))
 
@@ -406,7 +409,7 @@ def judge_relations(out: Grounding, source: str) -> None:
         f"Relations between words (rank correlation with those of the features) are {n['relations_untrained']:.2f} in an encoder that was never trained and "
         f"{n['relations_trained']:.2f} after training: a linear map that nobody trained has them already.{said} A grid's cosine with its own feature is {n[f'aligned_{source}_trained'].value:.3f} in size ({n[f'aligned_{source}_untrained'].value:.3f} untrained, {n['aligned_by_chance'].value:.3f} between "
         f"unrelated vectors), so 0.02-0.12 is chance. Likeness of the first two pairs on one-hot words, without any features: {n['likeness_onehot_untrained'].value:.2f} untrained, "
-        f"{n['likeness_onehot_trained'].value:.2f} trained, from the bias they share; the notes' .482 and .497 are no sign of meaning.")}
+        f"{n['likeness_onehot_trained'].value:.2f} trained; without the bias that all words share, {n['likeness_without_bias_onehot_untrained'].value:.2f} and {n['likeness_without_bias_onehot_trained'].value:.2f}. The notes' .482 and .497 are that bias, and no sign of meaning.")}
 
 # %% ../../nbs/chapters/05_semantic_grounding.ipynb #7d8146d9
 def run(*, source: str = "minilm", features_file: str = "", features_names: str = "", beside: list[str] = [], shape: str = "8x8x3",  # noqa: B006
