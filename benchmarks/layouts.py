@@ -128,15 +128,19 @@ def one_size(source: str, words: int, given: argparse.Namespace, peers: list[str
 
 def held_places(x: np.ndarray, fit: np.ndarray, new: np.ndarray, seed: int, peers: list[str]):
     """Name, and a function that lays out `x[fit]` and gives the places of both `fit` and `new`."""
+    import torch
+
     from vtd import layouts
 
-    def learned(rounds, layout=None):
+    def learned(rounds, steps=0, layout=None):
         model = layouts.LearnedUMAP(seed=seed).fit(x[fit], layout and layout(x[fit], seed=seed))
-        return model.places.numpy(), model.place(x[new], rounds)
+        return model.places.numpy(), model.place(x[new], rounds, steps)
 
-    def beside(layout):
-        y = layout(x[fit], seed=seed)
-        return y, y[(x[new] @ x[fit].T).argmax(1)]
+    def beside(steps=0):
+        y = torch.from_numpy(layouts.learned_umap(x[fit], seed=seed))
+        page = torch.cat([y, y[(x[new] @ x[fit].T).argmax(1)]]).float()
+        if steps: page = layouts.refine(page[None], layouts.nearest(np.r_[x[fit], x[new]])[0], steps=steps, hot=0.3, fixed=torch.arange(len(page)) < len(y))[0]
+        return y.numpy(), page[len(y):].numpy()
 
     def opentsne(perplexity):
         from openTSNE import TSNE
@@ -146,12 +150,12 @@ def held_places(x: np.ndarray, fit: np.ndarray, new: np.ndarray, seed: int, peer
 
     yield "learned_umap, each alone", lambda: learned(1)
     yield "learned_umap, in 10 rounds", lambda: learned(10)
-    yield "learned placing on direct, each alone", lambda: learned(1, layouts.direct)
-    yield "learned placing on direct, in 10 rounds", lambda: learned(10, layouts.direct)
-    yield "control: on the nearest fitted word of learned_umap", lambda: beside(layouts.learned_umap)
-    yield "control: on the nearest fitted word of direct", lambda: beside(layouts.direct)
+    yield "learned_umap, in 10 rounds and 300 steps", lambda: learned(10, 300)
+    yield "learned placing on direct, in 10 rounds and 300 steps", lambda: learned(10, 300, layouts.direct)
+    yield "control: on the nearest fitted word", lambda: beside()
+    yield "control: on the nearest fitted word, then 300 steps", lambda: beside(300)
     if "openTSNE" in peers:
-        for p in (5, 10, 30): yield f"openTSNE transform, perplexity {p}", lambda p=p: opentsne(p)
+        for p in (5, 10, 30, 50): yield f"openTSNE transform, perplexity {p}", lambda p=p: opentsne(p)
     for n in (5, 15): yield f"umap-learn transform, n_neighbors {n}", lambda n=n: layouts.umap(x[fit], seed=seed, neighbours=n, new=x[new])
 
 

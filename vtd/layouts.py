@@ -171,26 +171,29 @@ def soft_overlap(y: Tensor, near: Candidates, log_radius: Tensor, tau: float, k:
 
 # %% ../nbs/lib/11_layouts.ipynb #8d975f3d
 def refine(layouts: Tensor, true: np.ndarray, *, steps: int = 600, hot: float = 0.5, cold: float = 0.03, rate: float = 0.3, refresh: int = 5,
-           callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
+           fixed: Tensor | None = None, callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
     """Layouts `(R, V, 2)` that keep more of the true neighbours `(V, k)`: Adam up the soft overlap, temperature from `hot` to `cold`.
 
-    The words nearest on the page are looked up every `refresh` steps. `callback(step, layouts)` sees places in units of the usual radius.
+    The words nearest on the page are looked up every `refresh` steps. Words that are `fixed (V,)` stay, and all places keep their units;
+    else, and for `callback(step, layouts)`, places are in units of the usual radius.
     """
-    (R, V, _), k, true = layouts.shape, true.shape[1], torch.from_numpy(true)
-    y = (layouts - layouts.mean(1, keepdim=True)).float()
+    (R, V, _), k, true, middle = layouts.shape, true.shape[1], torch.from_numpy(true), layouts.mean(1, keepdim=True)
+    y = (layouts - middle).float()
     near = gather_candidates(y, true, 2 * k)
     far = (y.reshape(-1, 1, 2) - y.reshape(-1, 2)[near.ids[:, -1:]]).norm(dim=-1).reshape(R, V).median(1).values
-    y = (y / far.clamp_min(1e-9)[:, None, None]).reshape(R * V, 2)
+    unit = far.clamp_min(1e-9)[:, None, None]
+    y = (y / unit).reshape(R * V, 2)
     log_radius, optimiser = torch.zeros(R * V), torch.optim.Adam([y], lr=rate, betas=(0.9, 0.99), eps=1e-4)
     for step in range(steps):
         if step % refresh == 0: near = gather_candidates(y.reshape(R, V, 2), true, 2 * k)
         tau = hot * (cold / hot) ** (step / steps)
         _, gradient, log_radius = soft_overlap(y, near, log_radius, tau, k)
-        y.grad = -gradient
+        y.grad = -gradient if fixed is None else torch.where(fixed.repeat(R)[:, None], 0, -gradient)
         optimiser.param_groups[0]["lr"] = rate * min(1, 2 * (1 - step / steps) + 0.02)
         optimiser.step()
         if callback: callback(step + 1, y.reshape(R, V, 2))
-    return y.reshape(R, V, 2)
+    y = y.reshape(R, V, 2)
+    return y if fixed is None else torch.where(fixed[:, None], layouts, y * unit + middle)
 
 # %% ../nbs/lib/11_layouts.ipynb #3423c606
 def kept(true: np.ndarray, layouts: Tensor) -> np.ndarray:
@@ -280,8 +283,11 @@ class LearnedUMAP(nn.Module):
         return history
 
     @torch.no_grad()
-    def place(self, features, rounds: int = 1) -> np.ndarray:
-        """Places `(M, 2)` of new words `(M, D)`. In 1 round each is placed for itself; in more, later ones see earlier ones."""
+    def place(self, features, rounds: int = 1, steps: int = 0) -> np.ndarray:
+        """Places `(M, 2)` of new words `(M, D)`. In 1 round each is placed for itself; in more, later ones see earlier ones.
+
+        Then `steps` up the soft overlap of all words, fitted and new, by moving the new ones (ValueError if one is a fitted word again).
+        """
         new = torch.from_numpy(check_new(features, self.features))
         if self.placer is None:
             with torch.enable_grad(): self.learn()
@@ -293,6 +299,10 @@ class LearnedUMAP(nn.Module):
             score, proposals = self.placer(cosines, page[ids], page_radii(page, self.neighbours)[ids])
             out[part] = proposals[torch.arange(len(part)), score.argmax(1)]
             known, page = torch.cat([known, new[part]]), torch.cat([page, out[part]])
+        if steps:
+            true = nearest(torch.cat([self.features, new]).numpy(), self.neighbours)[0]
+            still = torch.arange(len(true)) < len(self.places)
+            out = refine(torch.cat([self.places, out])[None], true, steps=steps, hot=0.3, fixed=still)[0, ~still]
         return out.double().numpy()
 
 # %% ../nbs/lib/11_layouts.ipynb #0d617e04

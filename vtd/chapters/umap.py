@@ -202,7 +202,7 @@ def placements(x: np.ndarray, new: np.ndarray, seed: int, k: int, transforms: bo
     """Ways to put `new` words on the page of `x`: name -> (page of the fitted, places of the new)."""
     model = layouts.LearnedUMAP(seed=seed, neighbours=k, steps=700 if len(x) > 500 else 150).fit(x)
     page = model.places.numpy()
-    out = {"alone": (page, model.place(new)), "together": (page, model.place(new, rounds=10)), "on_nearest": (page, page[(unit(new) @ unit(x).T).argmax(1)])}
+    out = {"alone": (page, model.place(new)), "together": (page, model.place(new, rounds=10)), "climbed": (page, model.place(new, rounds=10, steps=300)), "on_nearest": (page, page[(unit(new) @ unit(x).T).argmax(1)])}
     if transforms: out["umap"] = layouts.umap(x, seed=seed, neighbours=k, new=new)
     if transforms and find_spec("openTSNE"):
         from openTSNE import TSNE
