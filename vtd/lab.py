@@ -364,6 +364,8 @@ def publish(chapter: str, name: str | None = None, **parameters: Any) -> Path:
     if name is None:
         _put_outputs(chapter_path(chapter), folder / "notebook.ipynb")
     _answer_again(chapter_path(chapter))
+    if latest := find_run(chapter):  # the site shows this one
+        _answer_again(latest / "notebook.ipynb")
     return path
 
 
