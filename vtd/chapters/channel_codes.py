@@ -242,7 +242,7 @@ def judge(out: Codes, shape: str, seeds: list[int], ours: list[float]) -> None:
                         "verdict": "holds" if len(outside) >= 2 else "depends" if outside else "refuted"}
     out.claims["B3"] = {"claim": "errors can resemble the right word at 0.4 with one error in a hundred within 1 dB of the converse", "theirs": "0.4",
                         "verdict": lab.verdict(n["at_1db_ours"], above=0.4), "ours": "at_1db_ours", "cause": (
-        f"Plain mixtures reach {n['at_1db_plain']:.3f} at 1 dB. If all distances could be chosen freely, and errors never overlapped, {n['budget_1db']:.2f} could be had.")}
+        f"Plain mixtures reach {n['at_1db_plain']:.3f} at 1 dB. An estimate with freely chosen distances, in which errors never overlap, gives {n['budget_1db']:.2f}: little is left to find.")}
 
 # %% ../../nbs/chapters/06_channel_codes.ipynb #5f936919
 def meanings(vocab_size: int, source: str, features_file: str, features_names: str) -> tuple[list[str], np.ndarray]:
