@@ -30,6 +30,15 @@ def test_neighbours_are_those_of_the_plain_definition():
     assert (layouts.page_nearest(x[:, :2], 7) == apart.argsort(1)[:, :7]).all()
 
 
+def test_a_shortlist_in_coarse_numbers_finds_the_very_same_neighbours():
+    draws = np.random.default_rng(3)
+    close = 1 + 1e-4 * draws.standard_normal((60, 8))  # all alike to within the rounding: every row is searched in full
+    for x, k in ((draws.standard_normal((500, 40)), 5), (close, 5), (draws.standard_normal((7, 3)), 5)):
+        slow, quick = layouts.nearest(x, k, fast=False), layouts.nearest(x, k, fast=True)
+        assert np.abs(slow[1] - quick[1]).max() < 1e-6
+        assert (slow[0] == quick[0]).all() or x is close  # there, many are equally near
+
+
 def test_blocks_cover_every_row_once_and_do_not_change_the_answer(monkeypatch):
     x = cloud(100)
     whole = [f(x, x[:, :2]) for f in (layouts.overlap, layouts.trustworthiness, layouts.continuity)]

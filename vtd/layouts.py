@@ -211,7 +211,7 @@ def direct(features, *, seed: int = 0, k: int = 5, restarts: int | None = None, 
     x = check_meanings(features, k)
     V, (true, cosines) = len(x), nearest(features, k)
     restarts, rounds = restarts or max(1, min(16, 2000 // V)), (1 if V <= 100 else 0) if rounds is None else rounds
-    epochs, steps = epochs or (300 if V <= 20_000 else 150), steps or (600 if V <= 20_000 else 200)
+    epochs, steps = epochs or (300 if V <= 20_000 else 100), steps or (600 if V <= 20_000 else 100)
     if start is None: layouts = descend(fuzzy_graph(true, cosines), starts(x, restarts, seed), epochs=epochs, seed=seed)
     else: layouts = torch.from_numpy(check_places(start, V))[None].float()
     layouts = refine(layouts, true, steps=steps)
