@@ -115,12 +115,15 @@ class Block(nn.Module):
         padded = F.pad(x, (0, 0, half, half))
         return sum(padded[:, i : i + L] * tap for i, tap in enumerate(self.taps))
 
+    def relative(self, L: int) -> Tensor:
+        "What distance alone adds to attention, `(heads, L, L)`: of each place (row) to each other."
+        place = torch.arange(L, device=self.distance.device)
+        return self.distance[:, (place - place[:, None]).clamp(-self.reach, self.reach) + self.reach]
+
     def attend(self, x: Tensor) -> Tensor:
         B, L, width = x.shape
         q, k, v = self.qkv(x).view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4).flatten(1, 2)
-        place = torch.arange(L, device=x.device)
-        apart = (place - place[:, None]).clamp(-self.reach, self.reach) + self.reach
-        bias = self.distance[:, apart].expand(B, -1, -1, -1).flatten(0, 1)
+        bias = self.relative(L).expand(B, -1, -1, -1).flatten(0, 1)
         weight = torch.baddbmm(bias, q, k.mT, alpha=q.shape[-1] ** -0.5).softmax(-1)
         return self.out((weight @ v).view(B, self.heads, L, -1).transpose(1, 2).reshape(B, L, width))
 

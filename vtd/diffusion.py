@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .clocks import CLOCKS, draw_clocks, measure_schedule
-from .code_length import Bound, Control, page_bits
+from .code_length import Bound, Control, page_bits, sum_up
 from .codes import Codebook
 from .denoiser import GridDenoiser, mix
 from .grids import GridShape
@@ -129,24 +129,12 @@ def bits(self: GridDiffusion, texts: list[str] | Tensor, *, order: str = "togeth
             found = page_bits(self.net, self.schedule, part.to(self.device), order=order, overlap=overlap, draws=draws,
                               seed=seed + 1000 * length + k, control=control)
             terms.append({name: value.double().cpu().numpy() for name, value in found.items()})
-    each = {name: np.concatenate([t[name] for t in terms]) for name in terms[0]}
-    return self._bound(each, order_of, np.array([len(pages[i]) for i in order_of]),
-                       sum(len(self.vocabulary.decode(p.tolist())) for p in pages))
-
-# %% ../nbs/lib/10_diffusion.ipynb #5790f634
-def _bound(self, each, order_of, tokens, characters) -> Bound:
-    "Sums and their interval (a ratio estimate over pages)."
-    total = sum(each.values())
-    rate = total.sum() / tokens.sum()
-    spread = np.std(total - rate * tokens, ddof=1) * len(total) ** 0.5 / tokens.sum() if len(total) > 1 else math.inf
-    terms = {name: float(value.sum() / tokens.sum()) for name, value in each.items()}
-    per_text = np.empty(len(total))
-    per_text[order_of] = total
-    return Bound(float(rate), float(total.sum() / max(characters, 1)), (float(rate - 1.96 * spread), float(rate + 1.96 * spread)),
-                 terms, per_text)
+    back = np.argsort(order_of)  # pages were taken by length
+    each = {name: np.concatenate([t[name] for t in terms])[back] for name in terms[0]}
+    return sum_up(each, np.array([len(p) for p in pages]), sum(len(self.vocabulary.decode(p.tolist())) for p in pages))
 
 
-GridDiffusion.pages_of, GridDiffusion.bits, GridDiffusion._bound = pages_of, bits, _bound
+GridDiffusion.pages_of, GridDiffusion.bits = pages_of, bits
 
 # %% ../nbs/lib/10_diffusion.ipynb #0806ec45
 def _template(self: GridDiffusion, prompt: str | None, length: int | None) -> tuple[Tensor, Tensor]:

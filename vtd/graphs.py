@@ -57,7 +57,7 @@ def alike(x: Tensor, rows: slice) -> Tensor:
     cosine[torch.arange(len(cosine)), torch.arange(rows.start, rows.stop)] = -torch.inf
     return cosine
 
-
+# %% ../nbs/lib/11_graphs.ipynb #09263acf
 def shortlisted(x: Tensor, coarse: Tensor, rows: slice, k: int, extra: int) -> tuple[Tensor, Tensor]:
     """Cosines and ids of the k nearest of some rows of `x (V, D)`: a shortlist by `coarse`, which is x in bfloat16, then exact cosines.
 
@@ -86,7 +86,7 @@ def nearest(features, k: int = 5, fast: bool | None = None) -> tuple[np.ndarray,
     else: best = [alike(x, rows).topk(k, 1) for rows in blocks(len(x))]
     return torch.cat([ids for _, ids in best]).numpy(), torch.cat([values for values, _ in best]).numpy()
 
-
+# %% ../nbs/lib/11_graphs.ipynb #6710ac69
 def page_nearest(layout: np.ndarray, k: int = 5) -> np.ndarray:
     """The k words nearest to each on the page: ids `(V, k)`, nearest first."""
     y = np.asarray(layout, np.float64)
