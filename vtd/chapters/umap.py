@@ -240,7 +240,7 @@ def wander(out: Pages, sixty: np.ndarray, names: list[str], common: np.ndarray, 
     words, x = SIXTY + [names[i] for i in chosen], np.concatenate([sixty, common[chosen]])
     page = components(x, 0)
     stages = {"all distances": page / page.std()}
-    for near in (len(words) // 5, len(words) // 10, 2 * k, k):
+    for near in (len(words) // 5, len(words) // 10, k):
         page = align(layouts.direct(x, k=near, restarts=1, rounds=0, steps=300), page)
         stages[f"{near} neighbours"] = page / page.std()
     out.extra["map"] = {"words": words, "pages": {name: y.round(2).tolist() for name, y in stages.items()},
@@ -286,7 +286,7 @@ def other_features(file: str, names: str) -> np.ndarray:
 
 def run(*, k: int = 5, seeds: list[int] = list(range(20)), sizes: list[int] = [36], size_seeds: list[int] = list(range(10)), pool: int = 1000,  # noqa: B006, B008
         restarts: int = 6, source: str = "minilm", beside_file: str = "", beside_names: str = "", held_words: int = 240,
-        held_seeds: list[int] = [0, 1, 2], transforms: bool = False, map_words: int = 60) -> Pages:  # noqa: B006
+        held_seeds: list[int] = [0, 1, 2], transforms: bool = False, map_words: int = 48) -> Pages:  # noqa: B006
     """The chapter's experiment; same names and defaults as its parameters."""
     if min(len(seeds), len(size_seeds), len(held_seeds)) < 2: raise ValueError("an interval needs two seeds or more")
     if 36 not in sizes: raise ValueError("sizes must hold 36: the words of six kinds are judged beside as many random ones")
