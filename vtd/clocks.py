@@ -42,6 +42,12 @@ class Schedule(nn.Module):
         slope = width / self.density[bin]
         return low + width * bin + slope * (u - ends[bin]), slope
 
+    def slope(self, log_snr: Tensor) -> Tensor:
+        "How fast the log-SNR rises with progress, at finite levels."
+        low, high = self.span
+        bin = ((log_snr - low) / (high - low) * self.BINS).long().clamp(0, self.BINS - 1)
+        return (high - low) / self.BINS / self.density[bin]
+
     def observe(self, log_snr: Tensor, rate: Tensor) -> None:
         "Mixes measured values `rate (N,)` of the integrand at levels `(N,)` into the histogram."
         low, high = self.span

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REACH', 'STRETCH', 'draw_distinct', 'full_grid', 'binary', 'gaussian', 'grown', 'from_signal', 'even', 'spherical',
-           'one_hot', 'letter_box', 'draw_letter', 'draw_glyph', 'glyph', 'rotation', 'grounding', 'directions',
-           'grounded', 'hybrid', 'mixture', 'confusion', 'learned', 'add_noise', 'symbol_error']
+           'one_hot', 'id_bits', 'letter_box', 'draw_letter', 'draw_glyph', 'glyph', 'rotation', 'grounding',
+           'directions', 'grounded', 'hybrid', 'mixture', 'confusion', 'learned', 'add_noise', 'symbol_error']
 
 # %% ../nbs/lib/03_codes.ipynb #40eac3df
 import functools
@@ -123,6 +123,16 @@ def one_hot(vocab_size: int, shape: GridShape | str = "8x8x3", seed: int | None 
 
 
 Codebook.one_hot = staticmethod(one_hot)
+
+# %% ../nbs/lib/03_codes.ipynb #80cab596
+def id_bits(vocab_size: int) -> Codebook:
+    """The binary digits of every token's id, one cell each: `1 x ceil(log2 V) x 1` grids of black and white."""
+    cells = max(1, (vocab_size - 1).bit_length())
+    digits = torch.arange(vocab_size)[:, None] >> torch.arange(cells) & 1
+    return Codebook(digits.float().view(vocab_size, 1, cells, 1), "id-bits", None)
+
+
+Codebook.id_bits = staticmethod(id_bits)
 
 # %% ../nbs/lib/03_codes.ipynb #6c4331de
 def letter_box(longest: int, shape: GridShape) -> tuple[int, int] | None:
