@@ -47,12 +47,14 @@ class GridDiffusion(nn.Module):
     """A diffusion language model over pages of token grids.
 
     `vocabulary` and `codebook` name the tokens and their grids; `length` is the number of places on a page;
-    `frequencies (V,)` of the tokens; `chain`: counted tables to start from, or None; `net` holds options of the GridDenoiser (width, layers, self_condition, ...); `objective`: what training minimises.
+    `frequencies (V,)` of the tokens; `chain`: counted tables to start from, or None; `net` holds options of the GridDenoiser (width, layers, self_condition, ...); `objective`: what training minimises;
+    `even_levels`: noise levels spread evenly over log-SNR, not by information; `reconstruct_first`: share of training that only reads clean-ish grids (the notes' first stage).
     Source: section Core Concept of the notes, rebuilt with the method of Analog Bits and CoBit.
     """
 
     def __init__(self, vocabulary: Vocabulary, codebook: Codebook, length: int, frequencies, chain=None, triples=None, *, net: dict | None = None,
-                 clocks: dict | None = None, objective: str = "categorical", corpus: str = "", record: dict | None = None):
+                 clocks: dict | None = None, objective: str = "categorical", even_levels: bool = False,
+                 reconstruct_first: float = 0.0, corpus: str = "", record: dict | None = None):
         super().__init__()
         if objective not in OBJECTIVES: raise ValueError(f"objective is {', '.join(OBJECTIVES)}, not {objective!r}")
         if len(vocabulary) != codebook.vocab_size:
@@ -62,6 +64,8 @@ class GridDiffusion(nn.Module):
         log_prior = torch.as_tensor(frequencies, dtype=torch.float32).log()
         self.net = GridDenoiser(codebook.signal, log_prior, chain, triples, **self.options)
         self.schedule = measure_schedule(codebook.signal, log_prior)
+        self.even_levels, self.reconstruct_first, self.progress = even_levels, reconstruct_first, 1.0
+        if even_levels: self.schedule.integrand.fill_(1.0)
 
     def __repr__(self):
         size = sum(p.numel() for p in self.parameters()) / 1e6
@@ -76,10 +80,12 @@ class GridDiffusion(nn.Module):
 
     def hidden_matrices(self): return self.net.hidden_matrices()
 
+    def set_progress(self, share: float) -> None: self.progress = share  # of the training
+
 # %% ../nbs/lib/10_diffusion.ipynb #2e7d38ed
 def _loss(self: GridDiffusion, ids: Tensor, generator: torch.Generator) -> Tensor:
     "Mean of the objective over noisy tokens of pages `ids (B, L)`; nats if it is categorical."
-    levels, codewords = draw_clocks(self.schedule, *ids.shape, generator, self.clocks), self.codebook_signal
+    levels, codewords = self._levels(ids, generator), self.codebook_signal
     clean = codewords[ids]
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     z, previous = mix(clean, noise, levels), None
@@ -89,6 +95,12 @@ def _loss(self: GridDiffusion, ids: Tensor, generator: torch.Generator) -> Tenso
     self._feed_back(logits.detach(), clean.detach(), levels)
     noisy = torch.isfinite(levels)
     return self._cost(logits[noisy], ids[noisy], levels[noisy]).sum() / noisy.sum().clamp(min=1)
+
+
+def _levels(self: GridDiffusion, ids: Tensor, generator: torch.Generator) -> Tensor:
+    "Log-SNR of pages in training `(B, L)`; in a first stage every grid is nearly clean."
+    if self.progress >= self.reconstruct_first: return draw_clocks(self.schedule, *ids.shape, generator, self.clocks)
+    return self.schedule.level(0.9 + 0.1 * torch.rand(ids.shape, generator=generator, device=ids.device))[0]
 
 
 def _cost(self: GridDiffusion, logits: Tensor, ids: Tensor, levels: Tensor) -> Tensor:
@@ -102,13 +114,13 @@ def _cost(self: GridDiffusion, logits: Tensor, ids: Tensor, levels: Tensor) -> T
 def _feed_back(self: GridDiffusion, logits: Tensor, clean: Tensor, levels: Tensor) -> None:
     "Tells the schedule how fast information came in at the levels of those pages whose places stand together."
     together = (levels == levels[:, :1]).all(-1) & torch.isfinite(levels[:, 0])
-    if not together.any(): return
+    if self.even_levels or not together.any(): return
     error = (clean[together] - logits[together].softmax(-1) @ self.codebook_signal).square().sum(-1).mean(-1)
     level = levels[together, 0]
     self.schedule.observe(level, 0.5 * level.exp() * error)
 
 
-GridDiffusion.loss, GridDiffusion._feed_back, GridDiffusion._cost = _loss, _feed_back, _cost
+GridDiffusion.loss, GridDiffusion._feed_back, GridDiffusion._cost, GridDiffusion._levels = _loss, _feed_back, _cost, _levels
 GridDiffusion.codebook_signal = property(lambda self: self.net.codewords, doc="Signal of the codebook `(V, D)`.")
 
 
@@ -322,10 +334,10 @@ def codebook_of(corpus: Corpus, code: str, shape: GridShape | str = "8x8x3", see
 
 
 def build(corpus: Corpus, *, shape: GridShape | str = "8x8x3", code: str | Codebook = "binary", seed: int = 0, net: dict | None = None,
-          clocks: dict | None = None, chain: bool | None = None, objective: str = "categorical") -> GridDiffusion:
-    "An untrained model for a corpus; it starts from counted tables (`chain`): an exact chain where the vocabulary is small. Errors: an unknown code, or a grid too small for the vocabulary."
+          clocks: dict | None = None, chain: bool | None = None, **options) -> GridDiffusion:
+    "An untrained model for a corpus; it starts from counted tables (`chain`): an exact chain where the vocabulary is small. `options` as in GridDiffusion. Errors: an unknown code, or a grid too small for the vocabulary."
     codebook = code if isinstance(code, Codebook) else codebook_of(corpus, code, shape, seed)
     table, triples = tables_of(corpus, chain)
     torch.manual_seed(seed)
-    return GridDiffusion(corpus.vocabulary, codebook, corpus.length, corpus.unigram, table, triples, net=net, clocks=clocks, objective=objective, corpus=corpus.name)
+    return GridDiffusion(corpus.vocabulary, codebook, corpus.length, corpus.unigram, table, triples, net=net, clocks=clocks, corpus=corpus.name, **options)
 
