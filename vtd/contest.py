@@ -211,11 +211,12 @@ def play(contest: Contest, name: str, seed: int, folder: str | Path) -> dict:
     path.parent.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so that results do not depend on how many run at once
-    try: model, curve, seconds = trained(contest, name, seed, path.with_suffix(".checkpoint"))
+    try:
+        model, curve, seconds = trained(contest, name, seed, path.with_suffix(".checkpoint"))
+        found = {"name": name, "seed": seed, "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 1), "curve": curve,
+                 **measure(model, contest, ENTRIES[name].kind, seed)}
+        if ENTRIES[name].kind == "grid" and contest.tokens == "word" and contest.text: found["errors"] = error_meaning(model, contest)
     finally: torch.set_num_threads(threads)
-    found = {"name": name, "seed": seed, "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 1), "curve": curve,
-             **measure(model, contest, ENTRIES[name].kind, seed)}
-    if ENTRIES[name].kind == "grid" and contest.tokens == "word" and contest.text: found["errors"] = error_meaning(model, contest)
     atomic_write(path, json.dumps(found).encode())
     path.with_suffix(".checkpoint").unlink(missing_ok=True)
     return found
