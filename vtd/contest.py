@@ -155,12 +155,13 @@ def bound_of(model, kind: str, pages: torch.Tensor, path: dict, draws: int):
 
 # %% ../nbs/lib/13_contest.ipynb #f549d1bd
 def measure(model, contest: Contest, kind: str, seed: int) -> dict:
-    "All that a contest asks of a trained model, ready for JSON."
+    "All that a contest asks of a trained model, ready for JSON; without pages to write, only the bound along the standard path."
     corpus = contest.corpus
     held, judge, found = torch.as_tensor(corpus.valid[: contest.windows].copy()), Judge(corpus), {"bits": {}, "written": {}, "examples": {}}
-    for path, options in paths_of(kind, corpus.length).items():
+    for path, options in list(paths_of(kind, corpus.length).items())[: None if contest.pages else 1]:
         bound = bound_of(model, kind, held, options, contest.draws)
         found["bits"][path] = {"value": bound.bits_per_token, "terms": bound.terms, "texts": (bound.per_text / corpus.length).round(5).tolist()}
+    if not contest.pages: return found
     for way, how in ways_of(kind, contest.calls, corpus.length).items():
         for temperature in contest.temperatures:
             begun = time.monotonic()
