@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENTRIES', 'Entry', 'Contest', 'meaning', 'meant_codebook', 'make', 'paths_of', 'ways_of', 'written', 'bound_of',
-           'measure', 'error_meaning', 'trained', 'play', 'play_all', 'counted_bits']
+           'holes_in', 'surprise_of', 'infill', 'measure', 'error_meaning', 'trained', 'play', 'play_all',
+           'counted_bits']
 
 # %% ../nbs/lib/13_contest.ipynb #93484e2b
 import hashlib
@@ -23,8 +24,10 @@ import numpy as np
 import torch
 
 from .automata import log2_probability
+from .code_length import world_control
 from .codebook import Codebook
 from .codes import even, from_signal
+from .denoiser import mix
 from .diffusion import Writing, build
 from .features import features, whitening
 from .grids import GridShape, atomic_write
@@ -148,18 +151,56 @@ def written(model, n: int, how: dict, temperature: float, seed: int) -> np.ndarr
     return model.write_ids(n, temperature=temperature, seed=seed, **how).cpu().numpy()
 
 
-def bound_of(model, kind: str, pages: torch.Tensor, path: dict, draws: int):
-    "The Bound of a model of any kind along a path."
+def bound_of(model, kind: str, pages: torch.Tensor, path: dict, draws: int, control=None):
+    "The Bound of a model of any kind along a path; `control` takes noise out of a grid model's."
     if kind == "autoregressive": return model.bits(pages)
-    return model.bits(pages, draws=draws, **path)
+    return model.bits(pages, draws=draws, **path, **({"control": control} if kind == "grid" else {}))
+
+# %% ../nbs/lib/13_contest.ipynb #90885477
+def holes_in(ids: np.ndarray, holes: int, seed: int) -> np.ndarray:
+    "Which places `(N, L)` of padded sentences are blanked: so many words of each, at random; sentences have more words than that."
+    rank = np.random.default_rng([seed, holes]).random(ids.shape)
+    return np.where(ids > 0, rank, 2).argsort(1).argsort(1) < holes
+
+
+@torch.no_grad()
+def surprise_of(model, kind: str, ids: torch.Tensor, hidden: torch.Tensor, seed: int) -> torch.Tensor:
+    "Bits `(N,)` of the hidden words, from the left to the right, given all that is shown; to autoregression only the left is."
+    if kind == "autoregressive":
+        return (torch.nn.functional.cross_entropy(model.net(ids).mT, ids, reduction="none") * hidden).sum(1) / math.log(2)
+    bits, hidden, generator = torch.zeros(len(ids)), hidden.clone(), torch.Generator().manual_seed(seed)
+    while hidden.any():
+        first = hidden & (hidden.cumsum(1) == 1)
+        if kind == "masked": logits = model.logits(ids, hidden)
+        else:
+            noise, levels = torch.randn(*ids.shape, model.codebook_signal.shape[1], generator=generator), torch.where(hidden, model.schedule.span[0], math.inf)
+            logits = model.net(mix(model.codebook_signal[ids], noise, levels), levels)
+        bits += (torch.nn.functional.cross_entropy(logits.mT, ids, reduction="none") * first).sum(1) / math.log(2)
+        hidden &= ~first
+    return bits
+
+
+def infill(model, kind: str, contest: Contest, seed: int, holes: tuple[int, ...] = (1, 2, 3, 4, 5)) -> dict[str, dict]:
+    "Held-out sentences of the little world with words blanked: bits of those, and share of sentences again after they are filled."
+    how, found = {"grid": {"how": Writing(16)}, "masked": {"nfe": 12, "order": "spaced", "temperature": 0.5}, "autoregressive": {"temperature": 0.5}}[kind], {}
+    for n in holes:
+        ids = contest.corpus.valid[: contest.windows]
+        ids = ids[(ids > 0).sum(1) > n]
+        hidden = holes_in(ids, n, seed)
+        pages = model.fill(torch.from_numpy(np.where(hidden, -1, ids)), seed=seed, **how).cpu().numpy()
+        accepted = np.isfinite(log2_probability(little_world.automaton, pages)).mean()
+        bits = surprise_of(model, kind, torch.as_tensor(ids), torch.from_numpy(hidden), seed).mean()
+        found[str(n)] = {"bits": round(float(bits), 4), "accepted": float(accepted)}
+    return found
 
 # %% ../nbs/lib/13_contest.ipynb #f549d1bd
 def measure(model, contest: Contest, kind: str, seed: int) -> dict:
     "All that a contest asks of a trained model, ready for JSON; without pages to write, only the bound along the standard path."
     corpus = contest.corpus
     held, judge, found = torch.as_tensor(corpus.valid[: contest.windows].copy()), Judge(corpus), {"bits": {}, "written": {}, "examples": {}}
+    control = None if contest.text else world_control()
     for path, options in list(paths_of(kind, corpus.length).items())[: None if contest.pages else 1]:
-        bound = bound_of(model, kind, held, options, contest.draws)
+        bound = bound_of(model, kind, held, options, contest.draws, control)
         found["bits"][path] = {"value": bound.bits_per_token, "terms": bound.terms, "texts": (bound.per_text / corpus.length).round(5).tolist()}
     if not contest.pages: return found
     for way, how in ways_of(kind, contest.calls, corpus.length).items():
@@ -170,15 +211,14 @@ def measure(model, contest: Contest, kind: str, seed: int) -> dict:
             if not contest.text: seen["accepted"] = float(np.isfinite(log2_probability(little_world.automaton, ids)).mean())
             found["written"][f"{way}/{temperature:g}"] = {k: round(v, 5) for k, v in seen.items()}
         found["examples"][way] = [corpus.vocabulary.decode(page) for page in ids[:3].tolist()]
+    if not contest.text and kind != "flow": found["infilled"] = infill(model, kind, contest, seed)
     found["from_training"] = nearest_training(ids[:32], corpus).tolist()
     return found
 
-
+# %% ../nbs/lib/13_contest.ipynb #f338aa9e
 @torch.no_grad()
 def error_meaning(model, contest: Contest, progress: float = 0.5, seed: int = 0) -> dict[str, float]:
     "Half known, what does a grid model mistake a token for? Share of wrong readings, and their mean cosine to the right word, centred MiniLM."
-    from vtd.denoiser import mix
-
     ids = torch.as_tensor(contest.corpus.valid[: contest.windows].copy())
     level = model.schedule.level(torch.full(ids.shape, progress))[0]
     clean = model.codebook_signal[ids]
