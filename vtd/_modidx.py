@@ -1093,6 +1093,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'vtd.peers.CausalNet.start': ('lib/peers.html#causalnet.start', 'vtd/peers.py'),
                            'vtd.peers.MaskedDiffusion': ('lib/peers.html#maskeddiffusion', 'vtd/peers.py'),
                            'vtd.peers.MaskedDiffusion.__init__': ('lib/peers.html#maskeddiffusion.__init__', 'vtd/peers.py'),
+                           'vtd.peers.MaskedDiffusion.evidence': ('lib/peers.html#maskeddiffusion.evidence', 'vtd/peers.py'),
                            'vtd.peers.MaskedDiffusion.logits': ('lib/peers.html#maskeddiffusion.logits', 'vtd/peers.py'),
                            'vtd.peers.MaskedDiffusion.loss': ('lib/peers.html#maskeddiffusion.loss', 'vtd/peers.py'),
                            'vtd.peers.MaskedDiffusion.surprise': ('lib/peers.html#maskeddiffusion.surprise', 'vtd/peers.py'),
