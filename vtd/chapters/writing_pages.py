@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WAYS', 'exact_denoiser', 'write_exactly', 'way', 'Written', 'get_model', 'control_of', 'write_pages', 'accepted',
            'key', 'measure_writing', 'measure_calls', 'measure_bound', 'measure_infilling', 'measure_reading',
-           'judge_claims', 'run']
+           'measure_guidance', 'measure_memory', 'judge_claims', 'run']
 
 # %% ../../nbs/chapters/11_writing_pages.ipynb #98d4b69b
 import json
@@ -19,8 +19,11 @@ import torch
 
 from .. import lab
 from ..automata import log2_probability
+from ..code_length import world_control
 from ..diffusion import GridDiffusion, Writing
 from ..grids import load_png, save_png
+from ..guidance import toward
+from ..judges import nearest_training
 from ..recipes import PATHS, Recipe, judge_pages, train
 from ..sampling import SAMPLERS, Belief, clock_path
 from ..text import little_world
@@ -135,7 +138,8 @@ def measure_bound(out: Written, model, *, held_out, draws) -> None:
     out.numbers["exact_bits"] = lab.mean_interval(exact.tolist())
     out.numbers["entropy_bits"] = lab.Number(little_world.entropy_bits)
     for name, path in PATHS.items():
-        bits = model.bits(torch.from_numpy(ids), draws=draws, **path).per_text
+        known = world_control() if name != "left to right" else None  # one by one, the denoiser's first word is the better control
+        bits = model.bits(torch.from_numpy(ids), draws=draws, control=known, **path).per_text
         out.numbers["bits_" + key(name)] = lab.mean_interval(bits.tolist())
         out.numbers["excess_" + key(name)] = lab.mean_interval((bits - exact).tolist())
 
@@ -165,6 +169,32 @@ def measure_reading(out: Written, model, folder: Path, n: int = 1000) -> None:
         right += bool((model.codebook.nearest(torch.as_tensor(patterns)) == page).all())
     out.numbers["read_back"] = lab.proportion(right, len(ids))
 
+# %% ../../nbs/chapters/11_writing_pages.ipynb #e4f908c6
+def measure_guidance(out: Written, model, *, nfe, temperature, topics, strengths, seeds, n: int = 30) -> None:
+    "Share of pages on topic, and accepted, by strength of the guidance; and with the first topic avoided."
+    for strength in strengths:
+        hits = good = 0
+        for k, meaning in enumerate(topics):
+            topic = toward(model.vocabulary, meaning, strength=strength)
+            ids = model.write_ids(n, way("overlapping", nfe, temperature), seed=seeds[k % len(seeds)], steer=topic).cpu().numpy()
+            hits, good = hits + int((topic.of(ids) >= 0.5).sum()), good + int(np.isfinite(log2_probability(little_world.automaton, ids)).sum())
+            if strength == max(strengths): out.examples[f"toward {meaning}"] = [model.vocabulary.decode(page) for page in ids[:2].tolist()]
+        out.numbers[f"on_topic_{strength:g}"] = lab.proportion(hits, n * len(topics))
+        out.numbers[f"guided_accepted_{strength:g}"] = lab.proportion(good, n * len(topics))
+    away = toward(model.vocabulary, topics[0], away=True)
+    ids = model.write_ids(n, way("overlapping", nfe, temperature), seed=seeds[0], steer=away).cpu().numpy()
+    out.numbers["on_topic_away"] = lab.proportion(int((away.of(ids) >= 0.5).sum()), n)
+
+
+def measure_memory(out: Written, model, *, nfe, temperature, seeds, n: int = 50) -> None:
+    "Differing places between a page and the training sentence nearest to it: of written and of held-out sentences."
+    corpus = Recipe().corpus()
+    ids = model.write_ids(n, way("overlapping", nfe, temperature), seed=seeds[0]).cpu().numpy()
+    for name, pages in (("written", ids), ("held_out", corpus.valid[:n])):
+        apart = nearest_training(pages, corpus)
+        out.numbers[f"from_training_{name}"] = lab.mean_interval(apart.tolist())
+        out.numbers[f"copied_{name}"] = lab.proportion(int((apart == 0).sum()), n)
+
 # %% ../../nbs/chapters/11_writing_pages.ipynb #bee1c693
 def judge_claims(out: Written) -> None:
     "Verdicts, computed from the numbers."
@@ -176,9 +206,10 @@ def judge_claims(out: Written) -> None:
         "cause": "The grids are coin tosses, and a denoiser with a categorical head writes sentences with them."}
 
 
-def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pages: int = 50, temperature: float = 0.5,
+def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pages: int = 30, temperature: float = 0.5,
         seeds: list[int] = list(range(100, 110)),  # noqa: B006, B008
-        held_out: int = 500, draws: int = 24, exact_pages: int = 60, folder: str | Path = "_runs/writing-pages/work") -> Written:
+        held_out: int = 300, draws: int = 12, exact_pages: int = 40, topics: list[str] = ["ocean", "puppy", "royal palace", "joy"],  # noqa: B006
+        strengths: list[float] = [0.0, 1.0, 4.0, 8.0], folder: str | Path = "_runs/writing-pages/work") -> Written:  # noqa: B006
     "The chapter's experiment; same names and defaults as its parameters."
     begun, writer = time.monotonic(), get_model(model, train_minutes, Path(folder))
     out = Written(model=writer)
@@ -191,6 +222,8 @@ def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pa
     measure_bound(out, writer, held_out=held_out, draws=draws)
     measure_infilling(out, writer, control, nfe=nfe, temperature=temperature)
     measure_reading(out, writer, Path(folder))
+    if topics: measure_guidance(out, writer, nfe=nfe, temperature=temperature, topics=topics, strengths=strengths, seeds=seeds)
+    measure_memory(out, writer, nfe=nfe, temperature=temperature, seeds=seeds)
     judge_claims(out)
     print(f"{time.monotonic() - begun:.0f} s")
     return out
