@@ -59,17 +59,16 @@ class Judge:
         return float(found[:, self.order - 1 :].mean())
 
     def known_words(self, ids: np.ndarray) -> float:
-        "Share of whole words that the training text has; NaN for tokens that are words."
-        if not self.char: return math.nan
+        "Share of whole words that the training text has (of characters)."
         words = [w for page in ids for w in self.corpus.vocabulary.decode(list(page)).split(" ")[1:-1] if w]
         return float(np.mean([w in self.lexicon for w in words])) if words else 0.0
 
     def __call__(self, ids: np.ndarray) -> dict[str, float]:
-        "All measures of pages `(N, L)`; divergence from as many held-out pages."
+        "All measures of pages `(N, L)`, `known_words` of characters only; divergence from as many held-out pages."
         ids = np.asarray(ids)
         held = self.corpus.valid[: len(ids)]
         return {"judge": self.bits(ids), "unigram_entropy": entropy(grams(ids, 1)), "trigram_entropy": entropy(grams(ids, 3)),
-                "known_words": self.known_words(ids), "divergence": divergence(grams(ids, 4), grams(held, 4)),
+                **({"known_words": self.known_words(ids)} if self.char else {}), "divergence": divergence(grams(ids, 4), grams(held, 4)),
                 "distinct": len(np.unique(ids, axis=0)) / len(ids)}
 
 # %% ../nbs/lib/10_judges.ipynb #6e0c54d7

@@ -1,0 +1,80 @@
+"""Contests: the same for all, resumable, and judged by the same pages."""
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vtd import contest as c
+from vtd.judges import Judge, divergence, grams, nearest_training
+from vtd.text import little_world
+from vtd.training import fit
+
+SMALL = c.Contest(sentences=1500, steps=4, batch=8, width=32, layers=1, windows=12, draws=2, pages=6, calls=(2,), marks=2)
+
+
+@pytest.mark.parametrize("name", c.ENTRIES)
+def test_every_entry_trains_and_is_measured(name, tmp_path):
+    if name == "glyph": pytest.skip("the little world's words are too long for its grid: chapter 10 draws glyphs of characters")
+    found = c.play(SMALL, name, 0, tmp_path)
+    assert all(math.isfinite(path["value"]) for path in found["bits"].values()) and len(found["curve"]) == 2
+    assert found == c.play(SMALL, name, 0, tmp_path)
+
+
+def test_the_same_command_gives_the_same_result(tmp_path):
+    one, two = (c.play(SMALL, "grid", 3, tmp_path / folder) for folder in "ab")
+    for found in (one, two):
+        found.pop("seconds")
+        for seen in found["written"].values(): seen.pop("seconds")
+    assert one == two
+
+
+def test_a_stopped_entry_goes_on_where_it_was(tmp_path, monkeypatch):
+    whole = c.play(SMALL, "masked", 1, tmp_path / "whole")
+    def stopped(*args, callbacks, **options): return fit(*args, callbacks=[*callbacks, lambda snapshot: snapshot.step >= 2], **options)
+    monkeypatch.setattr(c, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt): c.play(SMALL, "masked", 1, tmp_path / "cut")
+    assert list((tmp_path / "cut").glob("*.checkpoint")) and not list((tmp_path / "cut").glob("*.json"))
+    monkeypatch.undo()
+    assert c.play(SMALL, "masked", 1, tmp_path / "cut")["bits"] == whole["bits"]
+
+
+def test_the_fingerprint_knows_every_setting():
+    prints = {SMALL.fingerprint("grid", 0), SMALL.fingerprint("grid", 1), SMALL.fingerprint("masked", 0), replace(SMALL, steps=5).fingerprint("grid", 0)}
+    assert len(prints) == 4
+
+
+def test_permuted_codewords_are_the_same_codewords():
+    one, other = (c.meant_codebook(SMALL.corpus, "8x8x1", permuted, 0) for permuted in (False, True))
+    rows = [{tuple(row) for row in (book.patterns.flatten(1) * 255).round().int().tolist()} for book in (one, other)]
+    assert rows[0] == rows[1] and not torch.equal(one.patterns, other.patterns)
+
+
+def test_unknown_entries_are_told_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match="gird"): c.play_all(SMALL, ["grid", "gird"], [0], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_holes_are_as_many_as_asked_and_never_padding():
+    ids = SMALL.corpus.valid[:50]
+    ids = ids[(ids > 0).sum(1) > 3]
+    holes = c.holes_in(ids, 3, 0)
+    assert (holes.sum(1) == 3).all() and not holes[ids == 0].any()
+
+
+def test_surprise_of_all_words_is_the_value_from_left_to_right():
+    model = c.make(SMALL, "masked", 0)
+    ids = torch.as_tensor(SMALL.corpus.valid[:20])
+    whole = c.surprise_of(model, "masked", ids, torch.ones_like(ids, dtype=torch.bool), 0)
+    assert np.allclose(whole.numpy(), model.bits(ids, order="left-to-right").per_text, atol=1e-2)
+
+
+def test_judges_tell_noise_parrots_and_copies():
+    world = little_world.corpus(3000, 400)
+    judge, real = Judge(world), world.valid[:150]
+    assert judge(world.valid[150:300])["divergence"] < judge(np.random.default_rng(0).permutation(real.ravel()).reshape(150, -1))["divergence"]
+    assert divergence(grams(real, 2), grams(real, 2)) == 0
+    changed = world.train[:5].copy()
+    changed[:, 0] = (changed[:, 0] + 1) % 200
+    assert (nearest_training(changed, world) <= 1).all()
