@@ -166,14 +166,15 @@ def holes_in(ids: np.ndarray, holes: int, seed: int) -> np.ndarray:
 @torch.no_grad()
 def surprise_of(model, kind: str, ids: torch.Tensor, hidden: torch.Tensor, seed: int) -> torch.Tensor:
     "Bits `(N,)` of the hidden words, from the left to the right, given all that is shown; to autoregression only the left is."
+    ids, hidden = ids.to(model.device), hidden.to(model.device)
     if kind == "autoregressive":
         return (torch.nn.functional.cross_entropy(model.net(ids).mT, ids, reduction="none") * hidden).sum(1) / math.log(2)
-    bits, hidden, generator = torch.zeros(len(ids)), hidden.clone(), torch.Generator().manual_seed(seed)
+    bits, hidden, generator = torch.zeros(len(ids), device=model.device), hidden.clone(), torch.Generator(model.device).manual_seed(seed)
     while hidden.any():
         first = hidden & (hidden.cumsum(1) == 1)
         if kind == "masked": logits = model.logits(ids, hidden)
         else:
-            noise, levels = torch.randn(*ids.shape, model.codebook_signal.shape[1], generator=generator), torch.where(hidden, model.schedule.span[0], math.inf)
+            noise, levels = torch.randn(*ids.shape, model.codebook_signal.shape[1], generator=generator, device=model.device), torch.where(hidden, model.schedule.span[0], math.inf)
             logits = model.net(mix(model.codebook_signal[ids], noise, levels), levels)
         bits += (torch.nn.functional.cross_entropy(logits.mT, ids, reduction="none") * first).sum(1) / math.log(2)
         hidden &= ~first
@@ -221,17 +222,17 @@ def measure(model, contest: Contest, kind: str, seed: int) -> dict:
 def error_meaning(model, contest: Contest, progress: float = 0.5, seed: int = 0) -> dict[str, float]:
     "Half known, what does a grid model mistake a token for? Share of wrong readings, and their mean cosine to the right word, centred MiniLM."
     ids = torch.as_tensor(contest.corpus.valid[: contest.windows].copy())
-    level = model.schedule.level(torch.full(ids.shape, progress))[0]
-    clean = model.codebook_signal[ids]
-    z = mix(clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)), level)
-    read = torch.cat([model.net(a, b).argmax(-1) for a, b in zip(z.split(32), level.split(32), strict=True)]).numpy()
+    level = model.schedule.level(torch.full(ids.shape, progress, device=model.device))[0]
+    clean = model.codebook_signal[ids.to(model.device)]
+    z = mix(clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(model.device), level)
+    read = torch.cat([model.net(a, b).argmax(-1) for a, b in zip(z.split(32), level.split(32), strict=True)]).cpu().numpy()
     x = meaning(contest.corpus)
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     wrong = read != ids.numpy()
     return {"wrong": float(wrong.mean()), "cosine": float((x[read[wrong]] * x[ids.numpy()[wrong]]).sum(1).mean())}
 
 # %% ../nbs/lib/13_contest.ipynb #582eea47
-def trained(contest: Contest, name: str, seed: int, checkpoint: Path) -> tuple:
+def trained(contest: Contest, name: str, seed: int, checkpoint: Path, device: str = "cpu") -> tuple:
     "An entry's model after training (or going on from a checkpoint), its learning curve, and the seconds; KeyboardInterrupt if it was stopped."
     model, kind = make(contest, name, seed), ENTRIES[name].kind
     few, curve = torch.as_tensor(contest.corpus.valid[:48].copy()), []
@@ -241,20 +242,20 @@ def trained(contest: Contest, name: str, seed: int, checkpoint: Path) -> tuple:
 
     history = fit(model, contest.corpus.train, steps=contest.steps, batch=contest.batch, lr=contest.lr, lr_matrix=contest.lr_matrix, mean_decay=0.995, seed=seed,
                   callbacks=[look] if contest.marks else [], every=max(1, contest.steps // max(contest.marks, 1)),
-                  checkpoint=checkpoint, mark=checkpoint.stem, progress=False)
+                  checkpoint=checkpoint, mark=checkpoint.stem, device=device, progress=False)
     if not history.finished: raise KeyboardInterrupt
     return model, curve, history.seconds
 
 
-def play(contest: Contest, name: str, seed: int, folder: str | Path) -> dict:
-    "Trains and measures one entry with one seed on one core, or reads what is there."
+def play(contest: Contest, name: str, seed: int, folder: str | Path, device: str = "cpu") -> dict:
+    "Trains and measures one entry with one seed on a device (of a CPU, one core), or reads what is there."
     path = Path(folder) / f"{name.replace(' ', '-')}-{seed}-{contest.fingerprint(name, seed)}.json"
     if path.exists(): return json.loads(path.read_text())
     path.parent.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so that results do not depend on how many run at once
     try:
-        model, curve, seconds = trained(contest, name, seed, path.with_suffix(".checkpoint"))
+        model, curve, seconds = trained(contest, name, seed, path.with_suffix(".checkpoint"), device)
         found = {"name": name, "seed": seed, "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 1), "curve": curve,
                  **measure(model, contest, ENTRIES[name].kind, seed)}
         if ENTRIES[name].kind == "grid" and contest.tokens == "word" and contest.text: found["errors"] = error_meaning(model, contest)
@@ -264,17 +265,17 @@ def play(contest: Contest, name: str, seed: int, folder: str | Path) -> dict:
     return found
 
 # %% ../nbs/lib/13_contest.ipynb #c585ab16
-def play_all(contest: Contest, names: list[str], seeds: list[int], folder: str | Path, workers: int = 1) -> dict[str, list[dict]]:
+def play_all(contest: Contest, names: list[str], seeds: list[int], folder: str | Path, workers: int = 1, device: str = "cpu") -> dict[str, list[dict]]:
     "Every entry with every seed, `workers` at once; results by name, seeds in order. ValueError for unknown names, before anything runs."
     for name in names:
         if name not in ENTRIES: raise ValueError(f"an entry is one of {', '.join(ENTRIES)}; not {name!r}")
     jobs = [(name, seed) for seed in seeds for name in names]
     if workers <= 1:
-        for job in jobs: _tell(play(contest, *job, folder))
+        for job in jobs: _tell(play(contest, *job, folder, device))
     else:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for done in as_completed([pool.submit(play, contest, *job, folder) for job in jobs]): _tell(done.result())
-    return {name: [play(contest, name, seed, folder) for seed in seeds] for name in names}
+            for done in as_completed([pool.submit(play, contest, *job, folder, device) for job in jobs]): _tell(done.result())
+    return {name: [play(contest, name, seed, folder, device) for seed in seeds] for name in names}
 
 
 def _tell(found: dict) -> None:

@@ -137,14 +137,14 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
         entries: list[str] = ["grid", "masked", "autoregressive", "flow"],  # noqa: B006
         variants: list[str] = ["whitened", "permuted", "plain head"],  # noqa: B006
         steps: int = 80, batch: int = 32, width: int = 64, layers: int = 2, seeds: list[int] = [0, 1, 2], windows: int = 80, draws: int = 4,  # noqa: B006
-        pages: int = 24, calls: list[int] = [4], temperatures: list[float] = [1.0], workers: int = 2, work: str = "_runs/contests") -> Standing:  # noqa: B006
+        pages: int = 24, calls: list[int] = [4], temperatures: list[float] = [1.0], workers: int = 2, device: str = "cpu", work: str = "_runs/contests") -> Standing:  # noqa: B006
     """The chapter's experiment; same names and defaults as its parameters."""
     if "grid" not in entries + variants: raise ValueError("grid must be among the entries: all else is compared to it")
     common = {"text": str(lab.root() / text) if text else "", "tokens": tokens, "vocabulary": vocabulary, "length": length, "sentences": sentences, "chain": None if chain else False, "grid": grid,
               "steps": steps, "batch": batch, "width": width, "layers": layers, "windows": windows, "draws": draws}
     contest, ablation = Contest(**common, pages=pages, calls=tuple(calls), temperatures=tuple(temperatures)), Contest(**common, pages=0, calls=())
     folder = lab.root() / work if not Path(work).is_absolute() else Path(work)
-    runs = play_all(contest, entries, seeds, folder, workers) | play_all(ablation, [v for v in variants if v not in entries], seeds, folder, workers)
+    runs = play_all(contest, entries, seeds, folder, workers, device) | play_all(ablation, [v for v in variants if v not in entries], seeds, folder, workers, device)
     out = Standing()
     note_counting(out, contest)
     note_bits(out, runs, contest.corpus.length)
