@@ -256,7 +256,7 @@ def play(contest: Contest, name: str, seed: int, folder: str | Path, device: str
     torch.set_num_threads(1)  # so that results do not depend on how many run at once
     try:
         model, curve, seconds = trained(contest, name, seed, path.with_suffix(".checkpoint"), device)
-        found = {"name": name, "seed": seed, "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 1), "curve": curve,
+        found = {"name": name, "seed": seed, "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 3), "curve": curve,
                  **measure(model, contest, ENTRIES[name].kind, seed)}
         if ENTRIES[name].kind == "grid" and contest.tokens == "word" and contest.text: found["errors"] = error_meaning(model, contest)
     finally: torch.set_num_threads(threads)

@@ -1,0 +1,63 @@
+"""The chapter on grid diffusion: small contests, verdicts that follow numbers, and the larger settings."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vtd import lab
+from vtd.chapters import grid_diffusion as chapter
+
+VARIANTS = [path.stem.split(".", 1)[1] for path in sorted(Path(lab.root() / "nbs" / "chapters").glob("10_grid_diffusion.*.yaml"))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory): return tmp_path_factory.mktemp("contest")
+
+
+def small(folder, **more):
+    return {"sentences": 1500, "steps": 3, "batch": 8, "width": 32, "layers": 1, "seeds": [0, 1], "windows": 12, "draws": 2, "pages": 6, "calls": [2], "workers": 1,
+            "variants": ["whitened", "permuted"], "work": str(folder)} | more
+
+
+def test_a_small_run_answers_every_claim_and_is_read_again(folder):
+    out = chapter.run(**small(folder))
+    assert {"C13", "C16", "C33", "G1"} == set(out.claims) and out.claims["C33"]["verdict"] == "refuted"
+    assert all(np.isfinite(x.value) for x in out.numbers.values()) and "\n" not in "".join(v["cause"] for v in out.claims.values())
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert chapter.run(**small(folder)).numbers == out.numbers
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert out.numbers["bits_grid_together"].value > out.numbers["exact"].value - 0.3
+
+
+def test_verdicts_follow_the_numbers(folder):
+    out, runs = chapter.run(**small(folder)), {"grid": [], "masked": [], "whitened": [], "permuted": []}
+    near, far = lab.Number(0.01, 0.0, 0.015, 3), lab.Number(0.3, 0.2, 0.4, 3)
+    for gap, verdict in ((near, "holds"), (far, "refuted")):
+        out.numbers["grid_together_minus_masked"] = gap
+        chapter.judge_claims(out, runs)
+        assert out.claims["G1"]["verdict"] == verdict
+    out.numbers["permuted_minus_whitened"] = far
+    chapter.judge_claims(out, runs)
+    assert out.claims["C13"]["verdict"] == "depends"  # learned, and meaning helps
+    out.numbers |= {"bits_permuted_together": lab.Number(9.0, 8.9, 9.1, 3), "bits_grid_together": lab.Number(9.0, 8.9, 9.1, 3)}
+    chapter.judge_claims(out, runs)
+    assert out.claims["C13"]["verdict"] == "holds" and out.claims["C33"]["verdict"] == "holds"
+
+
+def test_differences_are_paired_by_seed():
+    out = chapter.Standing()
+    runs = {name: [{"bits": {path: {"value": base + seed}}, "parameters": 1} for seed in (0, 5, 9)] for name, path, base in (("grid", "together", 2.0), ("masked", "random", 1.9))}
+    chapter.note_bits(out, runs, 12)
+    gap = out.numbers["grid_together_minus_masked"]
+    assert gap.value == pytest.approx(0.1) and gap.high - gap.low < 1e-9
+
+
+@pytest.mark.parametrize("wrong, says", [({"entries": ["masked"]}, "grid must be"), ({"variants": ["whitend"]}, "whitend"), ({"text": "nowhere.txt"}, "no file")])
+def test_what_cannot_be_run_is_refused(wrong, says, folder):
+    with pytest.raises(ValueError, match=says): chapter.run(**small(folder, **wrong))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_larger_settings_are_parameters_of_the_chapter(name):
+    found = lab.validate("grid-diffusion", lab.variant("grid-diffusion", name))
+    assert found["steps"] >= 400 and "grid" in found["entries"]
