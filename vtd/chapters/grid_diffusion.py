@@ -105,7 +105,8 @@ def judge_claims(out: Standing, runs: dict[str, list[dict]]) -> None:
     if {"grid", "masked"} <= set(runs):
         gap = n["grid_together_minus_masked"]
         claims["G1"] = {"claim": "noisy grids, all together, cost at most 0.02 bits a token more than masked diffusion", "theirs": "", "verdict": lab.verdict(gap, below=0.02),
-                        "ours": gap, "cause": f"Together {n['bits_grid_together']:.3f ci}, masked {n['bits_masked_random']:.3f ci}; one by one, which is masked diffusion in all but name, {n['bits_grid_one_by_one']:.3f ci}."}
+                        "ours": gap, "cause": f"Together {n['bits_grid_together']:.3f ci}, masked {n['bits_masked_random']:.3f ci}." + (
+                            f" One by one, which is masked diffusion in all but name, {n['bits_grid_one_by_one']:.3f ci}." if "bits_grid_one_by_one" in n else "")}
     unigram = n["1_gram"]
     claims["C33"] = {"verdict": lab.verdict(n["bits_grid_together"], above=unigram), "ours": "bits_grid_together", "cause": (
         f"Every token has one fixed grid, and the context still tells: {n['bits_grid_together']:.3f ci} bits a token where frequencies alone give {unigram:.3f} and the counted start {n['start']:.3f}. "
