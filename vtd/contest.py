@@ -199,7 +199,7 @@ def measure(model, contest: Contest, kind: str, seed: int) -> dict:
     "All that a contest asks of a trained model, ready for JSON; without pages to write, only the bound along the standard path."
     corpus = contest.corpus
     held, judge, found = torch.as_tensor(corpus.valid[: contest.windows].copy()), Judge(corpus), {"bits": {}, "written": {}, "examples": {}}
-    world = None if contest.text else world_control()
+    world = None if contest.text or contest.chain is False else world_control()  # a model near the language has most in common with it
     for path, options in list(paths_of(kind, corpus.length).items())[: None if contest.pages else 1]:
         noisy = options.get("order") == "together" or options.get("overlap", 1) > 1  # one by one, the denoiser's first word is the better control
         bound = bound_of(model, kind, held, options, contest.draws, world if noisy else None)
