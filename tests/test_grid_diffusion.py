@@ -15,7 +15,7 @@ def folder(tmp_path_factory): return tmp_path_factory.mktemp("contest")
 
 
 def small(folder, **more):
-    return {"sentences": 1500, "steps": 3, "batch": 8, "width": 32, "layers": 1, "seeds": [0, 1], "windows": 12, "draws": 2, "pages": 6, "calls": [2], "workers": 1,
+    return {"chain": True, "sentences": 1500, "steps": 3, "batch": 8, "width": 32, "layers": 1, "seeds": [0, 1], "windows": 12, "draws": 2, "pages": 6, "calls": [2], "workers": 1,
             "variants": ["whitened", "permuted"], "work": str(folder)} | more
 
 
