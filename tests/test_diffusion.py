@@ -9,7 +9,7 @@ from vtd.automata import log2_probability
 from vtd.chapters.writing_pages import write_exactly
 from vtd.diffusion import GridDiffusion, Writing, build
 from vtd.recipes import PATHS
-from vtd.sampling import SAMPLERS, clock_path, ranks
+from vtd.sampling import SAMPLERS, Belief, clock_path, ranks
 from vtd.text import little_world
 from vtd.training import TrainingError
 
@@ -119,3 +119,56 @@ def test_the_shipped_model_writes_well(default):
     ids = default.write_ids(100, Writing(16), seed=11).numpy()
     assert np.isfinite(log2_probability(little_world.automaton, ids)).mean() > 0.85
     assert len(np.unique(ids, axis=0)) >= 95
+
+
+def test_a_teacher_is_learned_and_only_the_little_world_has_one(world):
+    """One step toward the exact posterior: its loss is the divergence from it, zero for a model that is exact."""
+    from vtd.code_length import world_control
+    from vtd.recipes import Recipe
+
+    model = build(world, net={"width": 32, "layers": 1}, teacher=world_control().belief)
+    ids = torch.as_tensor(world.train[:64])
+    assert model.loss(ids, torch.Generator().manual_seed(1)).item() > 0.01
+    model.net.forward = lambda z, levels, previous=None, clue=None: world_control().belief(model.net.loglik(z, levels))
+    assert model.loss(ids, torch.Generator().manual_seed(1)).item() < 1e-6
+    with pytest.raises(TrainingError, match="only the little world"): Recipe(text="x.txt", taught=True).model(world)
+
+
+def test_objectives_codes_and_stages_train(world):
+    ids = torch.as_tensor(world.train[:32])
+    for options in ({"objective": "cells"}, {"objective": "bound"}, {"even_levels": True}, {"reconstruct_first": 0.5}, {"code": "id-bits"}, {"code": "spherical", "net": {"learn_codewords": True}},
+                    {"net": {"analytic": False}}):
+        model = build(world, **({"net": {}} | options) | {"net": {"width": 32, "layers": 1, **options.get("net", {})}})
+        for share in (0.2, 0.8):
+            model.set_progress(share)
+            loss = model.loss(ids, torch.Generator().manual_seed(0))
+            loss.backward()
+            assert math.isfinite(loss.item())
+    with pytest.raises(ValueError, match="categorical"): build(world, objective="mse")
+
+
+def test_a_learned_codebook_settles_is_saved_and_read(world, tmp_path):
+    from vtd.training import fit
+
+    model = build(world, code="spherical", net={"width": 32, "layers": 1, "learn_codewords": True})
+    before = model.codebook_signal.clone()
+    fit(model, world.train, steps=5, batch=16, progress=False)
+    assert model.net.shift is None and model.codebook.name == "learned" and not torch.allclose(before, model.codebook_signal)
+    assert torch.allclose(model.codebook_signal, model.codebook.signal)
+    model.save(tmp_path / "m")
+    assert GridDiffusion.load(tmp_path / "m").write(2, nfe=3) == model.write(2, nfe=3)
+
+
+def test_orders_of_blocks_and_heun_with_the_exact_denoiser(small):
+    assert ranks(6, "block-2").tolist() == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(ValueError, match="block-N"): ranks(6, "block-x")
+    calls = []
+    def denoise(z, levels):
+        calls.append(1)
+        return Belief(torch.zeros_like(z), torch.ones_like(z))
+    from vtd.sampling import steps_of
+    for nfe in (1, 4, 7, 16):
+        calls.clear()
+        progress = clock_path(5, steps_of("heun", nfe), "together")
+        levels = torch.where(progress >= 1, math.inf, 8 * progress - 4)
+        assert (SAMPLERS["heun"](denoise, torch.randn(2, 5, 3), levels) == 1).all() and len(calls) <= nfe

@@ -53,6 +53,7 @@ def train(
     layers: Annotated[int, typer.Option(help="Blocks of the network.")] = 4,
     chain: Annotated[bool | None, typer.Option(help="Start from counted word pairs. Default: where the vocabulary is small.")] = None,
     self_condition: Annotated[bool, typer.Option(help="Feed the previous estimate back into the network.")] = False,
+    taught: Annotated[bool, typer.Option(help="Of the little world: learn its exact posterior, not the words of sentences.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("model.safetensors"),
@@ -70,7 +71,7 @@ def train(
 
     if steps is None and minutes is None: minutes = 5.0
     recipe = Recipe(text=text, tokens=tokens, vocabulary=vocabulary, length=length, grid=grid, code=code, steps=steps,
-                    minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, seed=seed)
+                    minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, taught=taught, seed=seed)
     try: model = train_to(recipe, out, device=device, again=again)
     except KeyboardInterrupt:
         print("vtd: stopped and saved; the same command goes on from here", file=sys.stderr)

@@ -47,7 +47,7 @@ class Entry:
     objective: str = "categorical"              # what training minimises
     net: dict = field(default_factory=dict)     # options of the network
     clocks: dict | None = None                  # kinds of training clocks and their weights
-    options: dict = field(default_factory=dict)  # of the model: even_levels, reconstruct_first
+    options: dict = field(default_factory=dict)  # of the model: even_levels, reconstruct_first; taught by the little world
 
 
 ENTRIES = {
@@ -57,7 +57,7 @@ ENTRIES = {
     "cells": Entry(objective="cells"), "bound": Entry(objective="bound"), "plain head": Entry(net={"analytic": False}),
     "self-conditioning": Entry(net={"self_condition": True}),
     "together only": Entry(clocks={"together": 1.0}), "no paths": Entry(clocks={"together": 1.0, "known": 1.0}),
-    "even levels": Entry(options={"even_levels": True}), "two stages": Entry(options={"reconstruct_first": 0.3}),
+    "even levels": Entry(options={"even_levels": True}), "two stages": Entry(options={"reconstruct_first": 0.3}), "taught": Entry(options={"taught": True}),
 }
 
 # %% ../nbs/lib/13_contest.ipynb #d7d57ed6
@@ -122,7 +122,11 @@ def make(contest: Contest, name: str, seed: int):
     if entry.kind != "grid": return build_peer(corpus, entry.kind, seed=seed, net=net, chain=contest.chain)
     shape = {"glyph": "16x16x1", "one-hot": f"1x{len(corpus.vocabulary)}x1"}.get(entry.code, contest.grid)
     code = entry.code if entry.code not in ("whitened", "permuted") else meant_codebook(corpus, shape, entry.code == "permuted", seed)
-    return build(corpus, shape=shape, code=code, seed=seed, net=net, clocks=entry.clocks, chain=contest.chain, objective=entry.objective, **entry.options)
+    options = {k: v for k, v in entry.options.items() if k != "taught"}
+    if "taught" in entry.options:
+        if contest.text: raise ValueError("only of the little world is the exact posterior known: nobody can teach another text")
+        options["teacher"] = world_control().belief
+    return build(corpus, shape=shape, code=code, seed=seed, net=net, clocks=entry.clocks, chain=contest.chain, objective=entry.objective, **options)
 
 # %% ../nbs/lib/13_contest.ipynb #077290d8
 def paths_of(kind: str, length: int) -> dict[str, dict]:

@@ -49,12 +49,13 @@ class GridDiffusion(nn.Module):
     `vocabulary` and `codebook` name the tokens and their grids; `length` is the number of places on a page;
     `frequencies (V,)` of the tokens; `chain`: counted tables to start from, or None; `net` holds options of the GridDenoiser (width, layers, self_condition, ...); `objective`: what training minimises;
     `even_levels`: noise levels spread evenly over log-SNR, not by information; `reconstruct_first`: share of training that only reads clean-ish grids (the notes' first stage).
+    `teacher`: log-belief `(B, L, V)` from log-evidence, to be learned in place of the one text that was noised (`vtd.code_length.world_control().belief` is the little world's own).
     Source: section Core Concept of the notes, rebuilt with the method of Analog Bits and CoBit.
     """
 
     def __init__(self, vocabulary: Vocabulary, codebook: Codebook, length: int, frequencies, chain=None, triples=None, *, net: dict | None = None,
                  clocks: dict | None = None, objective: str = "categorical", even_levels: bool = False,
-                 reconstruct_first: float = 0.0, corpus: str = "", record: dict | None = None):
+                 reconstruct_first: float = 0.0, teacher: Callable | None = None, corpus: str = "", record: dict | None = None):
         super().__init__()
         if objective not in OBJECTIVES: raise ValueError(f"objective is {', '.join(OBJECTIVES)}, not {objective!r}")
         if len(vocabulary) != codebook.vocab_size:
@@ -65,6 +66,7 @@ class GridDiffusion(nn.Module):
         self.net = GridDenoiser(codebook.signal, log_prior, chain, triples, **self.options)
         self.schedule = measure_schedule(codebook.signal, log_prior)
         self.even_levels, self.reconstruct_first, self.progress = even_levels, reconstruct_first, 1.0
+        self.teacher = teacher
         if even_levels: self.schedule.integrand.fill_(1.0)
 
     def __repr__(self):
@@ -94,6 +96,9 @@ def _loss(self: GridDiffusion, ids: Tensor, generator: torch.Generator) -> Tenso
     logits = self.net(z, levels, previous)
     self._feed_back(logits.detach(), clean.detach(), levels)
     noisy = torch.isfinite(levels)
+    if self.teacher is not None:
+        with torch.no_grad(): taught = self.teacher(self.net.loglik(z, levels))[noisy]
+        return F.kl_div(logits[noisy].log_softmax(-1), taught, log_target=True, reduction="batchmean")
     return self._cost(logits[noisy], ids[noisy], levels[noisy]).sum() / noisy.sum().clamp(min=1)
 
 

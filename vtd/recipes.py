@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from .automata import log2_probability
+from .code_length import world_control
 from .diffusion import GridDiffusion, build
 from .ngrams import ngram_bits
 from .text import Corpus, little_world, text_corpus
@@ -40,6 +41,7 @@ class Recipe:
     layers: int = 4
     chain: bool | None = None      # start from counted word pairs; None: where the vocabulary is small
     self_condition: bool = False   # feed the previous estimate back (Analog Bits)
+    taught: bool = False           # the little world only: learn its exact posterior, not the words of one sentence
     lr: float = 0.01               # AdamW's learning rate
     lr_matrix: float = 0.008       # Muon's
     seed: int = 0
@@ -64,7 +66,9 @@ class Recipe:
     def model(self, corpus: Corpus) -> GridDiffusion:
         "The untrained model."
         net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition}
-        return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain)
+        if self.taught and self.text is not None: raise TrainingError("only the little world knows its exact posterior: leave out --taught, or --text")
+        teacher = world_control().belief if self.taught else None
+        return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, teacher=teacher)
 
 # %% ../nbs/lib/10_recipes.ipynb #3a97022c
 def check_out(out: Path, recipe: Recipe, again: bool) -> bool:
