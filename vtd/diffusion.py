@@ -39,10 +39,10 @@ class Writing:
     sampler: str = "ddim"
     temperature: float = 0.5  # below 1: safer words
 
+# %% ../nbs/lib/10_diffusion.ipynb #ea2e8f19
+OBJECTIVES = ("categorical", "cells", "bound")  # what training may minimise: see the loss below
+
 # %% ../nbs/lib/10_diffusion.ipynb #35a40b47
-OBJECTIVES = ("categorical", "cells", "bound")
-
-
 class GridDiffusion(nn.Module):
     """A diffusion language model over pages of token grids.
 
@@ -115,6 +115,7 @@ def _cost(self: GridDiffusion, logits: Tensor, ids: Tensor, levels: Tensor) -> T
     return error.mean(-1) if self.objective == "cells" else 0.5 * levels.exp() * self.schedule.slope(levels) * error.sum(-1)
 
 
+# %% ../nbs/lib/10_diffusion.ipynb #1db55d27
 @torch.no_grad()
 def _feed_back(self: GridDiffusion, logits: Tensor, clean: Tensor, levels: Tensor) -> None:
     "Tells the schedule how fast information came in at the levels of those pages whose places stand together."
@@ -127,7 +128,6 @@ def _feed_back(self: GridDiffusion, logits: Tensor, clean: Tensor, levels: Tenso
 
 GridDiffusion.loss, GridDiffusion._feed_back, GridDiffusion._cost, GridDiffusion._levels = _loss, _feed_back, _cost, _levels
 GridDiffusion.codebook_signal = property(lambda self: self.net.codewords, doc="Signal of the codebook `(V, D)`.")
-
 
 # %% ../nbs/lib/10_diffusion.ipynb #839193f7
 @torch.no_grad()
