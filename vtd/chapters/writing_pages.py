@@ -211,7 +211,7 @@ def judge_claims(out: Written) -> None:
 
 def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pages: int = 25, temperature: float = 0.5,
         seeds: list[int] = list(range(100, 110)),  # noqa: B006, B008
-        held_out: int = 300, draws: int = 8, exact_pages: int = 30, topics: list[str] = ["ocean", "puppy", "royal palace", "joy"],  # noqa: B006
+        held_out: int = 200, draws: int = 12, exact_pages: int = 30, topics: list[str] = ["ocean", "puppy", "royal palace", "joy"],  # noqa: B006
         strengths: list[float] = [0.0, 1.0, 4.0, 8.0], folder: str | Path = "_runs/writing-pages/work") -> Written:  # noqa: B006
     "The chapter's experiment; same names and defaults as its parameters."
     begun, writer = time.monotonic(), get_model(model, train_minutes, Path(folder))
