@@ -137,7 +137,7 @@ def curve_of(each: list[dict]) -> list[list[float]]:
 def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: int = 12, sentences: int = 10000, chain: bool = False, grid: str = "8x8x3",
         entries: list[str] = ["grid", "masked", "autoregressive", "flow"],  # noqa: B006
         variants: list[str] = ["whitened", "permuted"],  # noqa: B006
-        steps: int = 90, batch: int = 32, width: int = 64, layers: int = 2, seeds: list[int] = [0, 1, 2], windows: int = 64, draws: int = 4,  # noqa: B006
+        steps: int = 70, batch: int = 32, width: int = 64, layers: int = 2, seeds: list[int] = [0, 1, 2], windows: int = 64, draws: int = 4,  # noqa: B006
         pages: int = 16, calls: list[int] = [4], temperatures: list[float] = [1.0], workers: int = 2, device: str = "cpu", work: str = "_runs/contests") -> Standing:  # noqa: B006
     """The chapter's experiment; same names and defaults as its parameters."""
     if "grid" not in entries + variants: raise ValueError("grid must be among the entries: all else is compared to it")
