@@ -37,7 +37,14 @@ def test_a_stopped_entry_goes_on_where_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt): c.play(SMALL, "masked", 1, tmp_path / "cut")
     assert list((tmp_path / "cut").glob("*.checkpoint")) and not list((tmp_path / "cut").glob("*.json"))
     monkeypatch.undo()
-    assert c.play(SMALL, "masked", 1, tmp_path / "cut")["bits"] == whole["bits"]
+    again = c.play(SMALL, "masked", 1, tmp_path / "cut")
+    assert again["bits"] == whole["bits"] and again["curve"] == whole["curve"] and len(list((tmp_path / "cut").iterdir())) == 1
+
+
+def test_the_fingerprint_is_of_a_text_not_of_its_place(tmp_path):
+    for name, text in (("a", "to be"), ("b", "to be"), ("c", "or not")): (tmp_path / name).write_text(text)
+    one, same, other = (replace(SMALL, text=str(tmp_path / name)).fingerprint("grid", 0) for name in "abc")
+    assert one == same != other
 
 
 def test_the_fingerprint_knows_every_setting():

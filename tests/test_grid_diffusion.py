@@ -61,3 +61,8 @@ def test_what_cannot_be_run_is_refused(wrong, says, folder):
 def test_larger_settings_are_parameters_of_the_chapter(name):
     found = lab.validate("grid-diffusion", lab.variant("grid-diffusion", name))
     assert found["steps"] >= 400 and "grid" in found["entries"]
+
+
+@pytest.mark.parametrize("wrong, says", [({"seeds": []}, "seeds is empty"), ({"calls": []}, "number of calls"), ({"temperatures": []}, "temperature")])
+def test_empty_lists_are_told(wrong, says, folder):
+    with pytest.raises(ValueError, match=says): chapter.run(**small(folder, **wrong))

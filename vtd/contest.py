@@ -31,10 +31,11 @@ from .denoiser import mix
 from .diffusion import Writing, build
 from .features import features, whitening
 from .grids import GridShape, atomic_write
+from .guidance import spoken
 from .judges import Judge, nearest_training
 from .peers import build_peer
 from .recipes import replace_valid
-from .text import Corpus, little_world, text_corpus
+from .text import Corpus, little_world, read_text, text_corpus
 from .training import fit
 
 # %% ../nbs/lib/13_contest.ipynb #7433cdde
@@ -89,8 +90,9 @@ class Contest:
     def corpus(self) -> Corpus: return _corpus(self.text, self.tokens, self.length, self.vocabulary, self.sentences)
 
     def fingerprint(self, name: str, seed: int) -> str:
-        "Eight hexadecimal digits of everything that the result depends on."
-        said = json.dumps([asdict(self), asdict(ENTRIES[name]), seed], sort_keys=True)
+        "Eight hexadecimal digits of everything that the result depends on; of a text, what is in it, not where it lies."
+        text = hashlib.sha256(read_text(self.text).encode()).hexdigest() if self.text else ""
+        said = json.dumps([asdict(self) | {"text": text}, asdict(ENTRIES[name]), seed], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:8]
 
 
@@ -101,8 +103,7 @@ def _corpus(text: str, tokens: str, length: int, vocabulary: int, sentences: int
 # %% ../nbs/lib/13_contest.ipynb #e7ca9d00
 def meaning(corpus: Corpus) -> np.ndarray:
     "MiniLM features `(V, 384)` of the tokens of a corpus, centred."
-    words = [token if token.isalpha() else f"the sign {token}" for token in corpus.vocabulary.tokens]
-    x = np.asarray(features(words, "minilm"))
+    x = np.asarray(features(spoken(corpus.vocabulary), "minilm"))
     return x - x.mean(0)
 
 
@@ -239,10 +240,13 @@ def error_meaning(model, contest: Contest, progress: float = 0.5, seed: int = 0)
 def trained(contest: Contest, name: str, seed: int, checkpoint: Path, device: str = "cpu") -> tuple:
     "An entry's model after training (or going on from a checkpoint), its learning curve, and the seconds; KeyboardInterrupt if it was stopped."
     model, kind = make(contest, name, seed), ENTRIES[name].kind
-    few, curve = torch.as_tensor(contest.corpus.valid[:48].copy()), []
+    few, seen = torch.as_tensor(contest.corpus.valid[:48].copy()), checkpoint.with_suffix(".curve")
+    curve = json.loads(seen.read_text()) if seen.exists() and checkpoint.exists() else []
     standard = next(iter(paths_of(kind, contest.corpus.length).values()))
 
-    def look(snapshot): curve.append([snapshot.step, round(bound_of(model, kind, few, standard, 4).bits_per_token, 4)])
+    def look(snapshot):
+        curve[:] = [[k, b] for k, b in curve if k < snapshot.step] + [[snapshot.step, round(bound_of(model, kind, few, standard, 4).bits_per_token, 4)]]
+        atomic_write(seen, json.dumps(curve).encode())  # a stopped run must not lose it
 
     history = fit(model, contest.corpus.train, steps=contest.steps, batch=contest.batch, lr=contest.lr, lr_matrix=contest.lr_matrix, mean_decay=0.995, seed=seed,
                   callbacks=[look] if contest.marks else [], every=max(1, contest.steps // max(contest.marks, 1)),
@@ -265,7 +269,7 @@ def play(contest: Contest, name: str, seed: int, folder: str | Path, device: str
         if ENTRIES[name].kind == "grid" and contest.tokens == "word" and contest.text: found["errors"] = error_meaning(model, contest)
     finally: torch.set_num_threads(threads)
     atomic_write(path, json.dumps(found).encode())
-    path.with_suffix(".checkpoint").unlink(missing_ok=True)
+    for kind in (".checkpoint", ".curve"): path.with_suffix(kind).unlink(missing_ok=True)
     return found
 
 # %% ../nbs/lib/13_contest.ipynb #c585ab16

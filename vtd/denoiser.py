@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mix', 'matched_filter', 'chain_context', 'pair_context', 'trigram_rows', 'neighbour_context', 'Block', 'BeliefNet',
-           'context', 'embed', 'GridDenoiser']
+           'hidden_matrices', 'context', 'embed', 'GridDenoiser']
 
 # %% ../nbs/lib/08_denoiser.ipynb #addf6377
 import math
@@ -157,10 +157,6 @@ class BeliefNet(nn.Module):
         for layer in self.beliefs.values(): nn.init.normal_(layer.weight)
         nn.init.zeros_(self.head.weight)
 
-    def hidden_matrices(self) -> list[nn.Parameter]:
-        "What Muon trains: the weight matrices inside the blocks."
-        return [layer.weight for block in self.blocks for layer in (block.qkv, block.out, block.up, block.down)]
-
     def forward(self, evidence: Tensor, total: Tensor, extra: Tensor | None = None) -> Tensor:
         "Logits `(B, L, V)` from log-evidence of every token `(B, L, V)`, its strength (log of a total SNR, `(B, L)`), and anything `(B, L, width)`."
         alone = (self.log_prior + evidence).log_softmax(-1)
@@ -172,8 +168,12 @@ class BeliefNet(nn.Module):
         logits = self.head(self.norm(x))
         return start + logits if self.analytic else logits
 
-
 # %% ../nbs/lib/08_denoiser.ipynb #487ae48a
+def hidden_matrices(self: BeliefNet) -> list[nn.Parameter]:
+    "What Muon trains: the weight matrices inside the blocks."
+    return [layer.weight for block in self.blocks for layer in (block.qkv, block.out, block.up, block.down)]
+
+
 def context(self: BeliefNet, evidence: Tensor, alone: Tensor) -> Tensor:
     "What the counted tables say of each place from the others' evidence."
     if self.triple_keys is not None:
@@ -193,7 +193,7 @@ def embed(self: BeliefNet, total: Tensor, alone: Tensor) -> Tensor:
     return self.beliefs["alone"](belief) + self.beliefs["doubt"](doubt) + self.strength(strength)
 
 
-BeliefNet.context, BeliefNet.embed = context, embed
+BeliefNet.hidden_matrices, BeliefNet.context, BeliefNet.embed = hidden_matrices, context, embed
 
 # %% ../nbs/lib/08_denoiser.ipynb #b482ce36
 class GridDenoiser(BeliefNet):

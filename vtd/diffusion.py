@@ -65,8 +65,7 @@ class GridDiffusion(nn.Module):
         log_prior = torch.as_tensor(frequencies, dtype=torch.float32).log()
         self.net = GridDenoiser(codebook.signal, log_prior, chain, triples, **self.options)
         self.schedule = measure_schedule(codebook.signal, log_prior)
-        self.even_levels, self.reconstruct_first, self.progress = even_levels, reconstruct_first, 1.0
-        self.teacher = teacher
+        self.even_levels, self.reconstruct_first, self.progress, self.teacher = even_levels, reconstruct_first, 1.0, teacher
         if even_levels: self.schedule.integrand.fill_(1.0)
 
     def __repr__(self):

@@ -80,13 +80,17 @@ class MaskedDiffusion(Peer):
         "Nats `(B, L)` of every token given the shown ones."
         return F.cross_entropy(self.logits(ids, hidden).flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
 
-    def loss(self, ids: Tensor, generator: torch.Generator) -> Tensor:
-        "The bound per place, in nats, from one random number of hidden places a page; numbers are spread evenly over the pages."
-        B, L = ids.shape
-        even = (torch.randperm(B, generator=generator, device=ids.device) + torch.rand(B, generator=generator, device=ids.device)) / B
-        count = (even * L).long().clamp(max=L - 1) + 1
-        hidden = torch.rand(B, L, generator=generator, device=ids.device).argsort(1).argsort(1) < count[:, None]
-        return ((self.surprise(ids, hidden) * hidden).sum(1) / count).mean()
+# %% ../nbs/lib/10_peers.ipynb #196836ba
+def _masked_loss(self: MaskedDiffusion, ids: Tensor, generator: torch.Generator) -> Tensor:
+    "The bound per place, in nats, from one random number of hidden places a page; numbers are spread evenly over the pages."
+    B, L = ids.shape
+    even = (torch.randperm(B, generator=generator, device=ids.device) + torch.rand(B, generator=generator, device=ids.device)) / B
+    count = (even * L).long().clamp(max=L - 1) + 1
+    hidden = torch.rand(B, L, generator=generator, device=ids.device).argsort(1).argsort(1) < count[:, None]
+    return ((self.surprise(ids, hidden) * hidden).sum(1) / count).mean()
+
+
+MaskedDiffusion.loss = _masked_loss
 
 # %% ../nbs/lib/10_peers.ipynb #032865ca
 @torch.no_grad()
@@ -207,20 +211,6 @@ class CausalNet(nn.Module):
     @property
     def log_prior(self) -> Tensor: return self.tables.log_prior
 
-    def start(self, before: Tensor, last: Tensor) -> Tensor:
-        "Counted log-probabilities `(..., V)` of the token after two, each `(...)`; V stands for nothing."
-        t, V = self.tables, len(self.log_prior)
-        if t.step is None: return self.log_prior.expand(*last.shape, V)
-        pairs = torch.where((last < V)[..., None], t.step[last.clamp(max=V - 1)], t.first)
-        both = ((before < V) & (last < V))[..., None]
-        context = before.clamp(max=V - 1), last.clamp(max=V - 1)
-        if t.skip is not None: pairs = torch.where(both, t.skip[context], pairs)
-        if t.triple_keys is not None:
-            triples = {name: getattr(t, f"triple_{name}") for name in t.TRIPLES}
-            rows = trigram_rows(triples, context[0].flatten(), context[1].flatten(), pairs.flatten(0, -2)).view(pairs.shape)
-            pairs = torch.where(both, rows, pairs)
-        return pairs.clamp(min=1e-30).log()
-
     def embed(self, before: Tensor, last: Tensor, start: Tensor) -> Tensor:
         x = self.last(last) + self.before(before)
         return x if self.chain is None else x + self.chain(start.exp())
@@ -233,6 +223,24 @@ class CausalNet(nn.Module):
         x = self.embed(before, last, start)
         for block in self.blocks: x = block(x)
         return start + self.head(self.norm(x))
+
+# %% ../nbs/lib/10_peers.ipynb #feb5b4f6
+def _start(self: CausalNet, before: Tensor, last: Tensor) -> Tensor:
+    "Counted log-probabilities `(..., V)` of the token after two, each `(...)`; V stands for nothing."
+    t, V = self.tables, len(self.log_prior)
+    if t.step is None: return self.log_prior.expand(*last.shape, V)
+    pairs = torch.where((last < V)[..., None], t.step[last.clamp(max=V - 1)], t.first)
+    both = ((before < V) & (last < V))[..., None]
+    context = before.clamp(max=V - 1), last.clamp(max=V - 1)
+    if t.skip is not None: pairs = torch.where(both, t.skip[context], pairs)
+    if t.triple_keys is not None:
+        triples = {name: getattr(t, f"triple_{name}") for name in t.TRIPLES}
+        rows = trigram_rows(triples, context[0].flatten(), context[1].flatten(), pairs.flatten(0, -2)).view(pairs.shape)
+        pairs = torch.where(both, rows, pairs)
+    return pairs.clamp(min=1e-30).log()
+
+
+CausalNet.start = _start
 
 # %% ../nbs/lib/10_peers.ipynb #85f461ce
 class Autoregressive(Peer):
@@ -293,16 +301,21 @@ class BayesianFlow(Peer):
         noise = torch.randn(*ids.shape, K, generator=generator, device=ids.device)
         return beta * (K * F.one_hot(ids, K) - 1) + (beta * K).sqrt() * noise
 
-    def error(self, ids: Tensor, belief: Tensor, time: Tensor) -> Tensor:
-        "The integrand of the loss, nats `(B, L)`."
-        apart = (F.one_hot(ids, len(self.vocabulary)) - belief).square().sum(-1)
-        return len(self.vocabulary) * self.beta * time[:, None] * apart
+# %% ../nbs/lib/10_peers.ipynb #387f8d1b
+def _flow_error(self: BayesianFlow, ids: Tensor, belief: Tensor, time: Tensor) -> Tensor:
+    "The integrand of the loss, nats `(B, L)`."
+    apart = (F.one_hot(ids, len(self.vocabulary)) - belief).square().sum(-1)
+    return len(self.vocabulary) * self.beta * time[:, None] * apart
 
-    def loss(self, ids: Tensor, generator: torch.Generator) -> Tensor:
-        "The diffusion part of the bound per place, in nats."
-        B = len(ids)
-        time = (torch.arange(B, device=ids.device) + torch.rand(B, generator=generator, device=ids.device)) / B
-        return self.error(ids, self.logits(self.scores(ids, time, generator), time).softmax(-1), time).mean()
+
+def _flow_loss(self: BayesianFlow, ids: Tensor, generator: torch.Generator) -> Tensor:
+    "The diffusion part of the bound per place, in nats."
+    B = len(ids)
+    time = (torch.arange(B, device=ids.device) + torch.rand(B, generator=generator, device=ids.device)) / B
+    return self.error(ids, self.logits(self.scores(ids, time, generator), time).softmax(-1), time).mean()
+
+
+BayesianFlow.error, BayesianFlow.loss = _flow_error, _flow_loss
 
 # %% ../nbs/lib/10_peers.ipynb #818898b7
 @torch.no_grad()

@@ -214,6 +214,7 @@ def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pa
         held_out: int = 200, draws: int = 12, exact_pages: int = 30, topics: list[str] = ["ocean", "puppy", "royal palace", "joy"],  # noqa: B006
         strengths: list[float] = [0.0, 1.0, 4.0, 8.0], folder: str | Path = "_runs/writing-pages/work") -> Written:  # noqa: B006
     "The chapter's experiment; same names and defaults as its parameters."
+    if topics and not strengths: raise ValueError("topics are written about with some strength: name one or more strengths")
     begun, writer = time.monotonic(), get_model(model, train_minutes, Path(folder))
     out = Written(model=writer)
     torch.manual_seed(0)
