@@ -68,7 +68,7 @@ def measure_schedule(codewords: Tensor, log_prior: Tensor, draws: int = 4096, se
 
     Low end: the noisiest grid still tells under 0.002 bits a token; high end: a grid leaves less than 0.002 bits open.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, draws = torch.Generator().manual_seed(seed), min(draws, max(512, 2**23 // len(log_prior)))  # bounds time and memory
     ids = torch.multinomial(log_prior.exp(), draws, True, generator=generator)
     noise = torch.randn(draws, codewords.shape[1], generator=generator)
     power = codewords[ids].square().sum(-1)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENTRIES', 'Entry', 'Contest', 'meaning', 'meant_codebook', 'make', 'paths_of', 'ways_of', 'written', 'bound_of',
-           'holes_in', 'surprise_of', 'infill', 'measure', 'error_meaning', 'trained', 'play', 'play_all',
+           'holes_in', 'surprise_of', 'infill', 'measure', 'error_meaning', 'where', 'trained', 'play', 'play_all',
            'counted_bits']
 
 # %% ../nbs/lib/13_contest.ipynb #93484e2b
@@ -203,13 +203,14 @@ def infill(model, kind: str, contest: Contest, seed: int, holes: tuple[int, ...]
 def measure(model, contest: Contest, kind: str, seed: int) -> dict:
     "All that a contest asks of a trained model, ready for JSON; without pages to write, only the bound along the standard path."
     corpus = contest.corpus
-    held, judge, found = torch.as_tensor(corpus.valid[: contest.windows].copy()), Judge(corpus), {"bits": {}, "written": {}, "examples": {}}
+    held, found = torch.as_tensor(corpus.valid[: contest.windows].copy()), {"bits": {}, "written": {}, "examples": {}}
     world = None if contest.text or contest.chain is False else world_control()  # a model near the language has most in common with it
     for path, options in list(paths_of(kind, corpus.length).items())[: None if contest.pages else 1]:
         noisy = options.get("order") == "together" or options.get("overlap", 1) > 1  # one by one, the denoiser's first word is the better control
         bound = bound_of(model, kind, held, options, contest.draws, world if noisy else None)
         found["bits"][path] = {"value": bound.bits_per_token, "terms": bound.terms, "texts": (bound.per_text / corpus.length).round(5).tolist()}
     if not contest.pages: return found
+    judge = Judge(corpus)
     for way, how in ways_of(kind, contest.calls, corpus.length).items():
         for temperature in contest.temperatures:
             begun = time.monotonic()
@@ -237,6 +238,11 @@ def error_meaning(model, contest: Contest, progress: float = 0.5, seed: int = 0)
     return {"wrong": float(wrong.mean()), "cosine": float((x[read[wrong]] * x[ids.numpy()[wrong]]).sum(1).mean())}
 
 # %% ../nbs/lib/13_contest.ipynb #582eea47
+def where(device: torch.device) -> str:
+    "A device as records name it: cpu, or the GPU's own name."
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def trained(contest: Contest, name: str, seed: int, checkpoint: Path, device: str = "cpu") -> tuple:
     "An entry's model after training (or going on from a checkpoint), its learning curve, and the seconds; KeyboardInterrupt if it was stopped."
     model, kind = make(contest, name, seed), ENTRIES[name].kind
@@ -264,7 +270,7 @@ def play(contest: Contest, name: str, seed: int, folder: str | Path, device: str
     torch.set_num_threads(1)  # so that results do not depend on how many run at once
     try:
         model, curve, seconds = trained(contest, name, seed, path.with_suffix(".checkpoint"), device)
-        found = {"name": name, "seed": seed, "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 3), "curve": curve,
+        found = {"name": name, "seed": seed, "device": where(model.device), "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 3), "curve": curve,
                  **measure(model, contest, ENTRIES[name].kind, seed)}
         if ENTRIES[name].kind == "grid" and contest.tokens == "word" and contest.text: found["errors"] = error_meaning(model, contest)
     finally: torch.set_num_threads(threads)

@@ -28,6 +28,7 @@ class Standing:
     numbers: dict[str, lab.Number] = field(default_factory=dict)
     claims: dict[str, dict] = field(default_factory=dict)
     extra: dict = field(default_factory=dict)
+    devices: list[str] = field(default_factory=list)  # where the models were trained
 
 
 def key(*parts: str) -> str:
@@ -155,5 +156,6 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
     note_written(out, contest, runs, entries)
     judge_claims(out, runs)
     judge_cost(out, runs)
+    out.devices = sorted({r.get("device", "cpu") for each in runs.values() for r in each})
     out.extra["curves"] = {name: curve_of(runs[name]) for name in entries}
     return out
