@@ -42,6 +42,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'vtd.book': { 'vtd.book._call': ('lib/book.html#_call', 'vtd/book.py'),
                           'vtd.book._copy_plotly': ('lib/book.html#_copy_plotly', 'vtd/book.py'),
                           'vtd.book._for_quarto': ('lib/book.html#_for_quarto', 'vtd/book.py'),
+                          'vtd.book._put_live': ('lib/book.html#_put_live', 'vtd/book.py'),
                           'vtd.book._quarto': ('lib/book.html#_quarto', 'vtd/book.py'),
                           'vtd.book._sphinx': ('lib/book.html#_sphinx', 'vtd/book.py'),
                           'vtd.book._stage': ('lib/book.html#_stage', 'vtd/book.py'),
