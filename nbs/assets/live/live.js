@@ -3,7 +3,7 @@
 import {noiseOf, openNetwork, unpack, writePage} from "./sampler.js";
 
 const CALLS = [1, 2, 4, 8, 16, 32, 64], PLAY = "M4 2l10 6-10 6z", PAUSE = "M3 2h4v12H3zM9 2h4v12H9z";
-const PARTS = `<p class="lead"></p><div class="stage" role="group" aria-label="The words of the page"></div>
+const PARTS = `<p class="intro"></p><div class="stage" role="group" aria-label="The words of the page"></div>
 <div class="controls"><button type="button" class="play" aria-label="Play"><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><path/></svg></button>
 <input type="range" min="0" step="1" aria-label="Call of the network" disabled><output></output></div>
 <div class="options"><fieldset><legend>Clocks</legend><span class="clocks"></span></fieldset>
@@ -36,7 +36,7 @@ class Live {
     Object.assign(this, {button: pick(".play"), icon: pick("path"), slider: pick("input[type=range]"), output: pick("output"), select: pick("select"),
       seed: pick(".seed"), status: pick(".status"), fault: pick(".fault"), network: null, frames: [], fresh: false, now: 0, timer: 0, run: 0});
     this.words = model.tokens.filter((_, i) => i !== model.pad);
-    pick(".lead").textContent = "A language model, running in this page. Type words under the grids or leave them open, and press play: " +
+    pick(".intro").textContent = "A language model, running in this page. Type words under the grids or leave them open, and press play: " +
       "noise becomes a sentence around your words. Click a grid, or press Enter, to keep its word.";
     const list = pick("datalist");
     list.id = "vtd-live-words";
@@ -88,6 +88,7 @@ class Live {
     this.draw(0);
     this.output.textContent = "";
     this.show(false);
+    this.say("", `“${this.text(ids)}” was written when this book was made. Press play to watch it come out of noise.`);
   }
 
   /* the reader's words */
@@ -126,6 +127,7 @@ class Live {
     const wrong = this.places.find(place => place.word.getAttribute("aria-invalid"));
     if (!wrong) return this.fault.textContent = "", null;
     const text = wrong.word.value.trim().toLowerCase(), near = [...this.words].sort((a, b) => apart(text, a) - apart(text, b)).slice(0, 4);
+    this.say("", "");
     this.fault.textContent = `“${text}” is not one of the ${this.words.length} words of this little world. Near it: ${near.join(", ")}.`;
     return wrong;
   }
