@@ -17,7 +17,9 @@ import pytest
 import torch
 
 from vtd import book, browser, diffusion
+from vtd.codes import Codebook
 from vtd.diffusion import GridDiffusion, Writing
+from vtd.text import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 LIVE = ROOT / "nbs" / "assets" / "live"
@@ -41,6 +43,9 @@ def site(tmp_path_factory):
     index = json.loads((ROOT / "nbs/index.ipynb").read_text())
     index["cells"] = index["cells"][:2]  # title and picture; the rest links to the other pages
     (top / "nbs/index.ipynb").write_text(json.dumps(index))
+    (ROOT / "_proc/live").mkdir(parents=True, exist_ok=True)
+    (top / "_proc").mkdir()
+    (top / "_proc/live").symlink_to(ROOT / "_proc/live")  # a graph of this very model and code need not be exported again
     (top / "_quarto.yml").write_text("website: {sidebar: {contents: [index.ipynb]}}")
     before, os.environ["VTD_ROOT"] = os.environ.get("VTD_ROOT"), str(top)
     try: out = book.build(top / "served" / "some" / "book", quarto=False)
@@ -110,7 +115,7 @@ def test_the_graph_gives_the_logits_of_the_network(model, site):
         with torch.no_grad(): ours = model.net(cells, levels)
         theirs = torch.from_numpy(session.run(None, {"cells": cells.numpy(), "log_snr": levels.numpy()})[0])
         assert torch.allclose(theirs, ours, rtol=1e-5, atol=1e-3)
-        assert torch.allclose(theirs.softmax(-1), ours.softmax(-1), atol=1e-5)
+        assert torch.allclose(theirs.softmax(-1), ours.softmax(-1), atol=1e-3)
 
 
 def test_the_page_is_light_and_the_runtime_is_the_pinned_one(site):
@@ -123,8 +128,8 @@ def test_the_page_is_light_and_the_runtime_is_the_pinned_one(site):
 
 @pytest.mark.parametrize("change, says", [
     ({"net": {"self_condition": True}}, "conditioned on its own"), ({"net": {"learn_codewords": True}}, "settle it first")])
-def test_a_network_that_a_browser_cannot_run_is_refused(model, tmp_path, change, says):
-    other = GridDiffusion(model.vocabulary, model.codebook, 4, torch.ones(len(model.vocabulary)) / len(model.vocabulary), **change)
+def test_a_network_that_a_browser_cannot_run_is_refused(tmp_path, change, says):
+    other = GridDiffusion(Vocabulary(["<pad>", "a", "b"]), Codebook.binary(3, "2x2x3"), 4, torch.ones(3) / 3, **change)
     with pytest.raises(ValueError, match=says): browser.export(other, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -214,9 +219,12 @@ def test_a_reader_fixes_words_plays_and_scrubs_by_keyboard(model, visit):
 
 
 @needs_browser
-def test_a_written_word_is_kept_by_a_click_and_let_go_by_another(visit):
+def test_with_less_motion_a_page_stands_there_at_once_and_a_click_keeps_a_word(visit):
     page = visit(reduced_motion="reduce")
+    page.evaluate("""new MutationObserver(() => document.querySelector(".vtd-live .playing") && (window.moved = 1))
+                     .observe(document.querySelector(".vtd-live .live"), {attributes: true})""")
     first, words = page.locator(".vtd-live .grid").first, written(page)
+    assert page.evaluate("window.moved") is None and page.locator(".vtd-live output").text_content() == "call 16 of 16"
     first.click()
     assert first.get_attribute("aria-pressed") == "true"
     page.locator(".vtd-live .again").click()
@@ -236,7 +244,7 @@ def test_an_unknown_word_gets_one_message_and_nothing_runs(visit):
     assert word.get_attribute("aria-invalid") == "true" and word.evaluate("word => word === document.activeElement")
     word.fill("")
     word.press("Enter")
-    assert fault.text_content() == "" and written(page)
+    assert fault.text_content() == "" and word.get_attribute("aria-invalid") is None
 
 
 @needs_browser
@@ -251,20 +259,14 @@ def test_tokens_are_text(visit):
 
 
 @needs_browser
-def test_less_motion_shows_the_written_page_at_once(visit):
-    page = visit(reduced_motion="reduce")
-    page.evaluate("""new MutationObserver(() => document.querySelector(".vtd-live .playing") && (window.moved = 1))
-                     .observe(document.querySelector(".vtd-live .live"), {attributes: true})""")
-    assert written(page) and page.evaluate("window.moved") is None
-    assert page.locator(".vtd-live output").text_content() == "call 16 of 16"
-
-
-@needs_browser
 def test_it_fits_a_telephone_in_the_dark_and_fetches_the_model_only_when_touched(visit):
     page = visit(viewport={"width": 375, "height": 800}, color_scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     assert not any("onnx" in name or "ort." in name for name in page.evaluate("performance.getEntriesByType('resource').map(r => r.name)"))
-    assert written(page) and page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.locator(".vtd-live .word").first.fill("an unknown and really quite long word")
+    page.keyboard.press("Enter")
+    assert page.locator(".vtd-live .fault").text_content() and page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.wait_for_function("performance.getEntriesByType('resource').some(r => r.name.includes('model.onnx'))")
 
 
 @needs_browser

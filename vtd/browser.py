@@ -119,14 +119,13 @@ def export_onnx(model: GridDiffusion, path: str | Path) -> Path:
     refuse_other_nets(model)
     L, D = model.length, model.codebook_signal.shape[1]
     pages = torch.export.Dim("pages")
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the exporter tells of its own inner workings, at length
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own inner workings
-        logger.setLevel(logging.ERROR)
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(_Graph(model.net).eval(), (torch.randn(2, L, D), torch.zeros(2, L)), dynamo=True, verbose=False,
                                     input_names=["cells", "log_snr"], output_names=["logits"], dynamic_shapes=({0: pages}, {0: pages}))
-    logger.setLevel(level)
+    logging.disable(disabled)
     for node in program.model.graph: node.metadata_props.clear()  # where each line of code stood: of no use to a reader
     program.model.metadata_props.clear()
     atomic_write(path, program.model_proto.SerializeToString())

@@ -34,7 +34,7 @@ class Live {
     const {model} = this, at = this.at = make("div", {className: "live", innerHTML: PARTS});
     const pick = query => at.querySelector(query);
     Object.assign(this, {button: pick(".play"), icon: pick("path"), slider: pick("input[type=range]"), output: pick("output"), select: pick("select"),
-      seed: pick(".seed"), status: pick(".status"), fault: pick(".fault"), network: null, frames: [], fresh: false, now: 0, timer: 0, run: 0});
+      seed: pick(".seed"), status: pick(".status"), fault: pick(".fault"), network: null, frames: [], fresh: false, now: 0, timer: 0, run: 0, asked: 0});
     this.words = model.tokens.filter((_, i) => i !== model.pad);
     pick(".intro").textContent = "A language model, running in this page. Type words under the grids or leave them open, and press play: " +
       "noise becomes a sentence around your words. Click a grid, or press Enter, to keep its word.";
@@ -44,7 +44,7 @@ class Live {
     this.places = Array.from({length: model.length}, (_, n) => this.place(n, list.id));
     pick(".stage").append(...this.places.map(place => place.box));
     pick(".clocks").append(...Object.keys(model.clocks).map(name => make("label", {}, make("input", {type: "radio", name: "vtd-clock", value: name}), name)));
-    this.select.append(...CALLS.map(n => make("option", {value: n, textContent: n})));
+    this.select.append(...[...new Set([...CALLS, model.calls])].sort((a, b) => a - b).map(n => make("option", {value: n, textContent: n})));
     this.listen(pick);
     this.begin();
     root.replaceChildren(at);
@@ -190,18 +190,22 @@ class Live {
 
   stop() { cancelAnimationFrame(this.timer); this.timer = 0; this.show(false); }
   async play() {
-    const wrong = this.blame();
-    if (wrong) return wrong.word.focus();
+    if (!this.ready()) return;
     if (this.fresh) return this.go(this.shown() >= this.last() ? 0 : this.now);
-    const kept = this.places.map(place => place.kept), run = ++this.run;
-    if (kept.every(id => id >= 0)) return this.say("Every place is taken: clear a word for the model to write.", "");
+    const asked = ++this.asked;
     this.button.setAttribute("aria-busy", "true");
     try {
       const slow = setTimeout(() => this.say("", `Fetching the model, ${((this.model.bytes + this.model.runtime) / 1e6).toFixed(1)} MB, once.`), 250);
       const denoise = await this.load().finally(() => clearTimeout(slow));
-      if (run === this.run) await this.write(denoise, kept, run);
-    } catch (error) { this.say(`The model could not be loaded: ${error.message}`, ""); }
+      if (asked === this.asked && this.ready()) await this.write(denoise, this.places.map(place => place.kept), ++this.run);
+    } catch (error) { this.say(`The model could not be run: ${error.message}`, ""); }
     this.button.removeAttribute("aria-busy");
+  }
+  ready() {
+    const wrong = this.blame(), full = this.places.every(place => place.kept >= 0);
+    if (wrong) wrong.word.focus();
+    else if (full) this.say("Every place is taken: clear a word for the model to write.", "");
+    return !wrong && !full;
   }
   async write(denoise, kept, run) {
     const calls = +this.select.value, clock = this.at.querySelector("[name=vtd-clock]:checked").value, times = [];
