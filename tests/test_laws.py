@@ -12,7 +12,8 @@ LIB = sorted((ROOT / "nbs" / "lib").glob("*.ipynb"))
 CHAPTERS = sorted((ROOT / "nbs" / "chapters").glob("*.ipynb"))
 HOMES = {"plotly": "viz", "papermill": "lab", "duckdb": "lab", "open_clip": "features", "umap": "layouts",
          "sentence_transformers": "features", "ipywidgets": "widgets", "anywidget": "widgets", "triton": "kernels",
-         "tokenizers": "text", "datasets": "text", "typer": "cli", "sphinx": "book"}
+         "tokenizers": "text", "datasets": "text", "typer": "cli", "sphinx": "book",
+         "onnx": "browser", "onnxscript": "browser", "onnxruntime": "browser"}
 
 
 def code(path):

@@ -28,7 +28,10 @@ from vtd.pages import (  # noqa: F401 -- one door for readers of the book
     _raw,
     badge,
     contents,
+    feed,
     figure_html,
+    head_tags,
+    ledger_files,
     ledger_html,
     prepare,
     provenance,
@@ -48,12 +51,38 @@ def _stage(site: Path) -> None:
         else:
             lab.write_text(target, (nbs / page).read_text(encoding="utf-8"))
     _copy_plotly(site / "assets" / "plotly.min.js")
+    ledger_files(site / "assets")
+    lab.write_text(site / "assets" / "feed.xml", feed((nbs / "log.md").read_text(encoding="utf-8")))
+    if "vtd-live" in (nbs / "index.ipynb").read_text(encoding="utf-8"):
+        _put_live(site / "assets" / "live")
 
 
 def _copy_plotly(target: Path) -> None:
     from importlib.resources import files
 
     target.write_bytes((files("plotly") / "package_data" / "plotly.min.js").read_bytes())
+
+
+def _put_live(target: Path) -> None:
+    "The default model for the live page, exported once (some 20 s) and kept in `_proc/live`. Where that cannot be done, the page is told why."
+    from importlib.util import find_spec
+
+    absent = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if absent:
+        lab.write_text(target / "model.json", json.dumps({"missing": f"{' and '.join(absent)} was not installed when it was made"}))
+        return
+    from vtd import browser, diffusion
+
+    made = [lab._package() / f"{name}.py" for name in ("browser", "clocks", "denoiser", "diffusion", "sampling")]
+    files = [lab._package() / "models" / "default.safetensors", *made]
+    kept = lab.root() / "_proc" / "live" / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    if not (kept / "model.json").is_file():  # it is written last
+        kept.mkdir(parents=True, exist_ok=True)
+        browser.export(diffusion.GridDiffusion.load(), kept)
+    shutil.copy(kept / "model.onnx", target)
+    told = json.loads((kept / "model.json").read_text(encoding="utf-8"))
+    told["runtime"] = sum((target / name).stat().st_size for name in ("ort.min.js", "ort.wasm.bin"))
+    lab.write_text(target / "model.json", json.dumps(told, ensure_ascii=False, separators=(",", ":")))
 
 # %% ../nbs/lib/23_book.ipynb #a7439ca6
 def mathml(formula: str, display: str = "inline") -> str:
@@ -72,7 +101,7 @@ def mathml(formula: str, display: str = "inline") -> str:
 
 # %% ../nbs/lib/23_book.ipynb #4f36d90e
 def setup(app: Any) -> dict[str, Any]:
-    """Sphinx calls this: it adds the renderer of formulas."""
+    """Sphinx calls this: it adds the renderer of formulas, and what stands in the head of a page."""
     from docutils import nodes
 
     def inline(self, node):
@@ -83,6 +112,11 @@ def setup(app: Any) -> dict[str, Any]:
         self.body.append(f'<div class="math">{mathml(node.astext().strip(), "block")}</div>')
         raise nodes.SkipNode
 
+    def head(app, page, template, context, doctree):
+        tags = head_tags(page, context.get("title", "vtd"), context.get("body", ""))
+        context["metatags"] = context.get("metatags", "") + tags
+
+    app.connect("html-page-context", head)
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -279,7 +313,7 @@ def front_picture(sentence: str = SENTENCE) -> str:
     return Page(Codebook.binary(len(words), seed=0).patterns, words, columns=4)._repr_svg_()
 
 # %% ../nbs/lib/23_book.ipynb #820d4ff3
-ASIDE = {"_modidx", "book", "cli", "lab", "pages", "player", "viz", "widgets"}  # a change in these does not change what a model learns
+ASIDE = {"_modidx", "book", "browser", "cli", "lab", "pages", "player", "viz", "widgets"}  # a change in these does not change what a model learns
 
 
 def train_small_model(minutes: float = 5) -> Path:

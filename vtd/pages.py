@@ -373,6 +373,8 @@ def prepare(page: str) -> dict:
         cells = _with_box(cells, re.sub(r"^\d+_", "", Path(page).stem).replace("_", "-"))
     cells, up = cite(cells, references()), "../" * page.count("/")
     cells.append(_raw(f'<script defer src="{up}assets/book.js"></script>', "book-script"))
+    if any("vtd-live" in cell["source"] for cell in cells):
+        cells.append(_raw(f'<script type="module" src="{up}assets/live/live.js"></script>', "live-script"))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     info = {"name": "python", "file_extension": ".py", "pygments_lexer": "ipython3"}
     metadata = {"kernelspec": kernel, "language_info": info}

@@ -142,6 +142,14 @@
     });
   });
 
+  /* a page opened as a file may not load the live model */
+  if (location.protocol === "file:") all(".vtd-live").forEach(root => {
+    const note = document.createElement("p");
+    note.className = "note";
+    note.textContent = "Opened as a file, this page shows a picture. Served (vtd serve), it is live: the model runs in it.";
+    root.append(note);
+  });
+
   /* run with these parameters */
   const quote = text => /^[\w.,:@%+=\/-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\\''") + "'";
   all(".vtd-run").forEach(box => {
