@@ -137,7 +137,7 @@ def test_a_network_that_a_browser_cannot_run_is_refused(tmp_path, change, says):
 def test_without_onnx_the_page_is_told_so(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     book._put_live(tmp_path)
-    assert json.loads((tmp_path / "model.json").read_text()) == {"missing": "onnx and onnxscript was not installed when it was made"}
+    assert json.loads((tmp_path / "model.json").read_text()) == {"missing": "onnx and onnxscript were not installed when it was made"}
 
 
 # -- the sampler in Python

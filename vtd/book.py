@@ -69,7 +69,7 @@ def _put_live(target: Path) -> None:
 
     absent = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if absent:
-        lab.write_text(target / "model.json", json.dumps({"missing": f"{' and '.join(absent)} was not installed when it was made"}))
+        lab.write_text(target / "model.json", json.dumps({"missing": f"{' and '.join(absent)} {'were' if absent[1:] else 'was'} not installed when it was made"}))
         return
     from vtd import browser, diffusion
 
