@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -69,14 +70,131 @@ def test_every_page_on_a_desk(site, browser):
 
 
 def test_every_page_on_a_telephone_in_the_dark(site, browser):
-    assert visit(browser, site, {"width": 400, "height": 800}, "dark") == []
+    assert visit(browser, site, {"width": 375, "height": 800}, "dark") == []
 
 
-def test_search_finds_a_page(site, browser):
+def html_pages(out):
+    """Every page of the book itself."""
+    return [f for f in sorted(out.rglob("*.html")) if "_static" not in f.parts and f.name not in {"search.html", "genindex.html"}]
+
+
+def test_no_page_is_heavy(site):
+    heavy = {f.name: f.stat().st_size for f in html_pages(site[0]) if f.stat().st_size > 300_000}
+    assert heavy == {}
+
+
+def test_search_finds_every_chapter(site, browser):
+    """By the words of its name."""
+    from vtd import lab
+
     page = browser.new_page()
-    page.goto(f"{site[1]}/some/book/search.html?q=codebook")
-    page.wait_for_selector("#search-results li a", timeout=20_000)
-    assert page.locator("#search-results li").count() >= 1
+    for slug, path in lab.chapters().items():
+        page.goto(f"{site[1]}/some/book/search.html?q={slug.replace('-', '+')}")
+        found = "stem => [...document.querySelectorAll('#search-results a')].some(a => a.href.includes(stem))"
+        page.wait_for_function(found, arg=path.stem, timeout=20_000)
+
+
+KINDS = ("index.html", "ledger.html", "log.html", "chapters/02_mode_collapse.html", "chapters/11_writing_pages.html", "lib/00_grids.html")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_anybody_can_read_every_kind_of_page(site, browser, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page, found = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme=scheme).new_page(), {}
+    for kind in KINDS:
+        page.goto(f"{site[1]}/some/book/{kind}")
+        for plot in page.query_selector_all(".vtd-plot"):
+            plot.scroll_into_view_if_needed()
+            page.wait_for_function("plot => plot.dataset.drawn", arg=plot, timeout=20_000)
+        keep(page, f"{kind.replace('/', '-')}-{scheme}")
+        found |= {f"{kind}: {v['id']}": [node["html"][:120] for node in v["nodes"][:3]] for v in axe.run(page).response["violations"]}
+    assert found == {}
+
+
+def keep(page, name):
+    """A screenshot for people, in a folder that git ignores."""
+    folder = ROOT / "_proc" / "shots"
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(folder / f"{name}.png"))
+
+
+def test_players_answer_to_keys(site, browser):
+    page, played = browser.new_context(reduced_motion="reduce").new_page(), 0
+    for file in html_pages(site[0]):
+        if "data-vtd-player" not in file.read_text(): continue
+        page.goto(f"{site[1]}/some/book/{file.relative_to(site[0]).as_posix()}")
+        for player in page.locator(".vtd-player").all():
+            if player.locator("input").count() == 0: continue
+            player.scroll_into_view_if_needed()
+            page.wait_for_function("p => p.dataset.ready", arg=player.element_handle())
+            slider, said = player.locator("input"), lambda p=player: p.locator("output").text_content()
+            slider.focus()
+            page.keyboard.press("Home")
+            first = said()
+            page.keyboard.press("ArrowRight")
+            assert said() != first, file
+            page.keyboard.press("End")
+            assert slider.input_value() == slider.get_attribute("max")
+            played += 1
+    assert played >= 2
+
+
+def test_the_ledger_filters_and_sorts(site, browser):
+    from vtd import lab
+
+    table = lab.ledger()
+    page = browser.new_page()
+    page.goto(f"{site[1]}/some/book/ledger.html")
+    rows = page.locator(".vtd-ledger tbody tr:visible")
+    assert rows.count() == len(table)
+    for verdict in ("refuted", "depends", "not yet measured"):
+        page.locator(f".vtd-ledger-tools input[value='{verdict}']").uncheck()
+    assert rows.count() == (table.verdict == "holds").sum()
+    page.locator(".vtd-ledger-tools input[type=search]").fill("no such words anywhere")
+    assert rows.count() == 0 and page.locator(".vtd-ledger-tools output").text_content() == f"0 of {len(table)} claims"
+    page.reload()
+    page.locator(".vtd-ledger-tools select").select_option("chapter")
+    chapters = rows.evaluate_all("rows => rows.map(row => row.dataset.chapter)")
+    assert chapters == sorted(chapters)
+
+
+def test_the_ledger_can_be_taken_along(site):
+    import pandas as pd
+
+    from vtd import lab
+
+    read = pd.read_csv(site[0] / "assets" / "ledger.csv")
+    rows = json.loads((site[0] / "assets" / "ledger.json").read_text())
+    assert list(read.claim) == [row["claim"] for row in rows] == list(lab.ledger().claim)
+    assert "assets/ledger.csv" in (site[0] / "ledger.html").read_text()
+
+
+def test_a_grid_says_its_word(site, browser):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(f"{site[1]}/some/book/lib/00_grids.html")
+    drawn = page.locator("div[role=img] > div").filter(has_text="<script>")
+    drawn.locator("img").hover()
+    reader = page.locator(".vtd-reader")
+    reader.wait_for(state="visible")
+    assert reader.locator("strong").text_content() == "<script>alert(1)</script>"
+    assert reader.locator("li").count() == 3
+    keep(page, "reader")
+    page.keyboard.press("Escape")
+    assert reader.is_hidden()
+    page.locator("div[role=img]").filter(has_text="<script>").focus()
+    page.keyboard.press("ArrowRight")
+    reader.wait_for(state="visible")
+
+
+def test_the_feed_is_one(site):
+    from xml.etree import ElementTree
+
+    atom = "{http://www.w3.org/2005/Atom}"
+    entries = ElementTree.parse(site[0] / "assets" / "feed.xml").findall(f"{atom}entry")
+    assert len(entries) == (ROOT / "nbs" / "log.md").read_text().count("\n## ")
+    anchors = (site[0] / "log.html").read_text()
+    assert all(f'id="{entry.find(f"{atom}link").get("href").split("#")[1]}"' in anchors for entry in entries)
+    assert 'type="application/atom+xml"' in (site[0] / "chapters" / "02_mode_collapse.html").read_text()
 
 
 def test_the_command_box_follows_its_fields(site, browser):

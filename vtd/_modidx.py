@@ -55,6 +55,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'vtd.book.main': ('lib/book.html#main', 'vtd/book.py'),
                           'vtd.book.make_book': ('lib/book.html#make_book', 'vtd/book.py'),
                           'vtd.book.mathml': ('lib/book.html#mathml', 'vtd/book.py'),
+                          'vtd.book.mend': ('lib/book.html#mend', 'vtd/book.py'),
                           'vtd.book.publish_all': ('lib/book.html#publish_all', 'vtd/book.py'),
                           'vtd.book.readme': ('lib/book.html#readme', 'vtd/book.py'),
                           'vtd.book.run_chapters': ('lib/book.html#run_chapters', 'vtd/book.py'),

@@ -113,12 +113,12 @@
     const cells = `${pixels.height} × ${pixels.width} places, ` + (coloured ? `lit: ${on[0]} red, ${on[1]} green, ${on[2]} blue` : `lit: ${on[0]}`);
     const list = document.createElement("ul");
     near.forEach(([distance, name, p]) => {
-      const item = document.createElement("li"), apart = Math.sqrt(distance / (pixels.width * pixels.height * 3)) / 255;
+      const item = document.createElement("li"), apart = distance / (pixels.width * pixels.height * 3) / 255 ** 2;
       item.append(picture(p, 28), line("b", name), line("span", `${Math.round(100 * apart)} %`));
       list.append(item);
     });
     reader.replaceChildren(picture(pixels, 120), line("strong", word || "no word"), line("small", cells));
-    if (near.length) reader.append(line("small", "nearest on this page, and how far apart:"), list);
+    if (near.length) reader.append(line("small", "nearest on this page, by cells that differ:"), list);
     reader.hidden = false;
     const box = grid.getBoundingClientRect(), [w, h] = [reader.offsetWidth, reader.offsetHeight];
     reader.style.left = Math.max(8, Math.min(innerWidth - w - 8, box.left + box.width / 2 - w / 2)) + "px";
