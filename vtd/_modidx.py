@@ -991,6 +991,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'vtd.kernels.codeword_posterior': ('lib/kernels.html#codeword_posterior', 'vtd/kernels.py'),
                              'vtd.kernels.cross_entropy_reference': ('lib/kernels.html#cross_entropy_reference', 'vtd/kernels.py'),
                              'vtd.kernels.filter_scores': ('lib/kernels.html#filter_scores', 'vtd/kernels.py'),
+                             'vtd.kernels.finest': ('lib/kernels.html#finest', 'vtd/kernels.py'),
                              'vtd.kernels.gumbel_grid': ('lib/kernels.html#gumbel_grid', 'vtd/kernels.py'),
                              'vtd.kernels.gumbel_reference': ('lib/kernels.html#gumbel_reference', 'vtd/kernels.py'),
                              'vtd.kernels.interpreted': ('lib/kernels.html#interpreted', 'vtd/kernels.py'),
