@@ -71,7 +71,7 @@ def shapes(count, seed, largest, cells=(12, 192)):
     return (first + [(draw(largest), draw(2 * largest), cells[draw(len(cells)) - 1]) for _ in range(count)])[:count]
 
 
-MANY = shapes(8, 0, 70) if INTERPRETED else shapes(52, 0, 200)
+MANY = shapes(7, 0, 50) if INTERPRETED else shapes(52, 0, 200)
 
 
 @each_type
@@ -81,7 +81,8 @@ def test_posterior_of_many_shapes(device, backend, kind):
     for seed, (N, V, D) in enumerate(MANY):
         z, book, level, _ = problem(N, V, D, seed, kind=kind, device=device)
         g = torch.Generator().manual_seed(seed)
-        logits = torch.randn(N, V, generator=g).to(device, kind) if seed % 2 else None
+        with_logits = seed % 2 if kind == torch.float32 else D == 192  # few kinds of kernel, since each is compiled
+        logits = torch.randn(N, V, generator=g).to(device, kind) if with_logits else None
         pull, tug = torch.randn(N, D, generator=g).to(device, kind), torch.randn(N, generator=g).to(device)
 
         def run(kind, f, z=z, logits=logits, pull=pull, tug=tug):
@@ -113,9 +114,9 @@ def test_cross_entropy_of_many_shapes(device, backend, kind, monkeypatch):
     worst = dict.fromkeys(("loss", "h", "W", "bias"), 0.0)
     for seed, (N, V, D) in enumerate(MANY):
         z, book, level, sent = problem(N, V, D, seed, kind=kind, device=device)
-        g, K = torch.Generator().manual_seed(seed), (20, 64)[seed % 2]
+        g, K = torch.Generator().manual_seed(seed), 20 if D == 12 else 64
         h, W = torch.randn(N, K, generator=g).to(device, kind), (torch.randn(V, K, generator=g) / K**0.5).to(device, kind)
-        bias = torch.randn(V, generator=g).to(device) if seed % 3 == 0 else None
+        bias = torch.randn(V, generator=g).to(device) if D == 12 else None
         pull = torch.randn(N, generator=g).to(device, kind).float()
         given = [leaf(t) for t in (h, W, bias) if t is not None]
         loss = codeword_cross_entropy(given[0], given[1], z, book, level, sent, bias=given[2] if bias is not None else None, backend=backend)
@@ -161,7 +162,7 @@ def test_equally_near_codewords_give_the_lowest_id(device, backend):
 def test_large_vocabularies(device, backend, kind, V):
     N = 20 if device == "cpu" else 200
     z, book, level, sent = problem(N, V, 192, 0, low=-4, high=-1, kind=kind, device=device)
-    h, W = torch.randn(N, 20).to(device, kind), (torch.randn(V, 20) / 5).to(device, kind)
+    h, W = torch.randn(N, 64).to(device, kind), (torch.randn(V, 64) / 8).to(device, kind)
     post = codeword_posterior(z, book, level, backend=backend)
     mean, entropy, top = whole_posterior(z.double(), book.double(), level.double())
     assert error(post.mean, mean) <= BAR[kind] and error(post.entropy, entropy) <= BAR[kind] and (post.top == top).double().mean() > 0.97
@@ -179,9 +180,9 @@ def test_large_vocabularies(device, backend, kind, V):
 @each_type
 @each_backend
 def test_every_level_gives_numbers(device, backend, kind):
-    for level in range(-20, 21, 10 if INTERPRETED else 4):
+    for level in (-20, 0, 20) if INTERPRETED else range(-20, 21, 4):
         z, book, _, sent = problem(30, 70, 192, 1, low=level, high=level, kind=kind, device=device)
-        z, h, W = leaf(z), leaf(torch.randn(30, 20).to(device, kind)), leaf(torch.randn(70, 20).to(device, kind))
+        z, h, W = leaf(z), leaf(torch.randn(30, 64).to(device, kind)), leaf(torch.randn(70, 64).to(device, kind))
         logits = torch.randn(30, 70).to(device, kind)
         logits[:, ::2] = -float("inf")  # a context may forbid tokens
         for context in (None, logits):
@@ -208,24 +209,25 @@ def test_gradients_of_the_references():
     assert torch.allclose(*(slopes((f(logits) * pull).sum(), logits)[0] for f in (soft, lambda l: gumbel_grid(l, 0.7, 3))))
 
 
-@pytest.mark.parametrize("C", [1, 3, 4, 5, 16, 70])
+@pytest.mark.parametrize("C", [1, 3, 5, 70])
 @each_backend
 def test_sampled_colours_are_the_reference_ones(device, backend, C):
     g = torch.Generator().manual_seed(C)
-    logits, pull = torch.randn(31, 25, C, generator=g), torch.randn(31, 25, C, generator=g)
-    for seed in (0, 1, 2**40 + 3):
+    places = (31, 25) if C < 9 else (5, 25)
+    logits, pull = torch.randn(*places, C, generator=g), torch.randn(*places, C, generator=g)
+    for seed in (2**40 + 3,) if INTERPRETED else (0, 1, 2**40 + 3):
         a, b = leaf(logits), leaf(logits.to(device))
         true, drawn = gumbel_grid(a, 0.7, seed, backend="torch"), gumbel_grid(b, 0.7, seed, backend=backend)
-        assert torch.equal(drawn.sum(-1), torch.ones(31, 25, device=device)) and set(drawn.unique().tolist()) <= {0.0, 1.0}
+        assert torch.equal(drawn.sum(-1), torch.ones(places, device=device)) and set(drawn.unique().tolist()) <= {0.0, 1.0}
         assert (drawn.cpu() != true).any(-1).sum() <= (device == "cuda")  # a logarithm's last bit may decide a tie
         assert (slopes((drawn * pull.to(device)).sum(), b)[0].cpu() - slopes((true * pull).sum(), a)[0]).abs().max() < 1e-5
     half = gumbel_grid(logits.to(device, torch.bfloat16), seed=2, backend=backend)
-    assert half.dtype == torch.bfloat16 and torch.equal(half.float().sum(-1), torch.ones(31, 25, device=device))
+    assert half.dtype == torch.bfloat16 and torch.equal(half.float().sum(-1), torch.ones(places, device=device))
 
 
 @each_backend
 def test_a_place_keeps_its_colour_however_many_there_are(device, backend):
-    logits = torch.zeros(3000, 3, device=device)
+    logits = torch.zeros(2500, 3, device=device)
     draws = gumbel_grid(logits, seed=4, backend=backend)
     assert torch.equal(draws[:777], gumbel_grid(logits[:777], seed=4, backend=backend))
     assert not torch.equal(draws, gumbel_grid(logits, seed=5, backend=backend))
@@ -292,8 +294,8 @@ def test_references_never_hold_the_table(monkeypatch):
             Largest.size = max([Largest.size, *made])
             return out
 
-    monkeypatch.setattr(kernels, "BUDGET", 2**16)
-    N, V = 2000, 3000
+    monkeypatch.setattr(kernels, "BUDGET", 2**14)
+    N, V = 600, 800
     z, book, level, sent = problem(N, V, 12, 0)
     z, h, W = leaf(z), leaf(torch.randn(N, 8)), leaf(torch.randn(V, 8))
     with Largest():
@@ -304,14 +306,16 @@ def test_references_never_hold_the_table(monkeypatch):
         post = codeword_posterior(z, book, level)
         (post.mean.sum() + post.entropy.sum() + codeword_cross_entropy(h, W, z, book, level, sent).sum()).backward()
         nearest_codeword(z, book)
-    assert Largest.size <= 2**16
+    assert Largest.size <= 2**14
 
 
 @pytest.mark.skipif(not CUDA or INTERPRETED, reason="needs a GPU")
-def test_peak_memory_on_a_gpu():
+def test_peak_memory_on_a_gpu(monkeypatch):
+    from vtd import triton_kernels
+    monkeypatch.setattr(triton_kernels, "LARGE", 2**60)  # to try all choices takes time
     N, V = 16_384, 49_408
     z, book, level, sent = problem(N, V, 192, 0, low=-3, high=-3, kind=torch.bfloat16, device="cuda")
-    z, h, W = leaf(z), leaf(torch.randn(N, 256).to(z)), leaf(torch.randn(V, 256).to(z))
+    z, h, W = leaf(z), leaf(torch.randn(N, 64).to(z)), leaf(torch.randn(V, 64).to(z))
 
     def peak(f):
         torch.cuda.synchronize()
@@ -343,4 +347,4 @@ def test_triton_kernels_under_the_interpreter():
     done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", __file__], capture_output=True, text=True,
                           env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 16
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 14

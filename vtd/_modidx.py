@@ -994,6 +994,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'vtd.kernels.finest': ('lib/kernels.html#finest', 'vtd/kernels.py'),
                              'vtd.kernels.gumbel_grid': ('lib/kernels.html#gumbel_grid', 'vtd/kernels.py'),
                              'vtd.kernels.gumbel_reference': ('lib/kernels.html#gumbel_reference', 'vtd/kernels.py'),
+                             'vtd.kernels.has_triton': ('lib/kernels.html#has_triton', 'vtd/kernels.py'),
                              'vtd.kernels.interpreted': ('lib/kernels.html#interpreted', 'vtd/kernels.py'),
                              'vtd.kernels.nearest_codeword': ('lib/kernels.html#nearest_codeword', 'vtd/kernels.py'),
                              'vtd.kernels.nearest_reference': ('lib/kernels.html#nearest_reference', 'vtd/kernels.py'),

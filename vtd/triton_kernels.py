@@ -145,7 +145,7 @@ def score(q, q_low, r, r_low, k, k_low, l, l_low, gain, level, half, logits, row
         s += context.to(tl.float32) * 1.4426950408889634
     return s
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #60ad3a7b
+# %% ../nbs/lib/03_triton_kernels.ipynb #b5fba788
 #| eval: false
 @triton.jit(do_not_specialize=["N", "V"])
 def posterior_kernel(z, z_low, book, book_low, gain, level, half, logits, mean, entropy, top, peak, total, N, V,
@@ -156,7 +156,7 @@ def posterior_kernel(z, z_low, book, book_low, gain, level, half, logits, mean, 
     q_low = tile(z_low, rows, d1, N, D, D) if SPLIT else q
     r = tile(z, rows, d2, N, D, D) if D2 else q
     r_low = tile(z_low, rows, d2, N, D, D) if SPLIT and D2 else r
-    g, e = tl.load(gain + rows, mask=rows < N, other=0.0), tl.load(level + rows, mask=rows < N, other=0.0)
+    g, e = tl.load(gain + rows, mask=rows < N, other=0.0), tl.load(level + rows, mask=rows < N, other=1.0)
     m, n = tl.full([BN], -float("inf"), tl.float32), tl.zeros([BN], tl.float32)
     t, best = tl.zeros([BN], tl.float32), tl.zeros([BN], tl.int32)
     acc, acc2 = tl.zeros([BN, D1], tl.float32), tl.zeros([BN, D2 if D2 else 16], tl.float32)
@@ -187,7 +187,7 @@ def posterior_kernel(z, z_low, book, book_low, gain, level, half, logits, mean, 
     tl.store(peak + rows, m, mask=rows < N)
     tl.store(total + rows, tl.log2(n), mask=rows < N)
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #f589ee73
+# %% ../nbs/lib/03_triton_kernels.ipynb #eac08bbf
 #| eval: false
 @triton.jit(do_not_specialize=["N", "V"])
 def posterior_backward_kernel(z, z_low, book, book_low, gain, level, half, logits, grad, grad_low, inner, spread, entropy, peak,
@@ -200,7 +200,7 @@ def posterior_backward_kernel(z, z_low, book, book_low, gain, level, half, logit
     r_low = tile(z_low, rows, d2, N, D, D) if SPLIT and D2 else r
     u_low = tile(grad_low, rows, d2, N, D, D) if SPLIT and D2 else u
     live, unit = rows < N, tl.load(scale)
-    g, e = tl.load(gain + rows, mask=live, other=0.0), tl.load(level + rows, mask=live, other=0.0)
+    g, e = tl.load(gain + rows, mask=live, other=0.0), tl.load(level + rows, mask=live, other=1.0)
     m, n = tl.load(peak + rows, mask=live, other=0.0), tl.load(total + rows, mask=live, other=0.0)
     own, h = tl.load(inner + rows, mask=live, other=0.0), tl.load(spread + rows, mask=live, other=0.0)
     H = tl.load(entropy + rows, mask=live, other=0.0)
@@ -276,7 +276,7 @@ def posterior_backward(z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor,
     dz = (dz - left * (mean / b)) * gain[:, None] * (b * b * c * (256 if split else 1))
     return dz, dlogits if need else None
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #d9be8ac1
+# %% ../nbs/lib/03_triton_kernels.ipynb #bfb8fa63
 #| eval: false
 @triton.jit
 def inner_products(a, a_low, b, b_low, rows, cols, acc, N, V, K: tl.constexpr, SPLIT: tl.constexpr, BK: tl.constexpr):
@@ -295,7 +295,7 @@ def joint_score(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, half,
                 D: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr, SPLIT_Z: tl.constexpr, BK: tl.constexpr,
                 BN: tl.constexpr, BV: tl.constexpr):
     "What the network says and what the grid says of every codeword: (BN, BV), in nats."
-    g, e = tl.load(gain + rows, mask=rows < N, other=0.0), tl.load(level + rows, mask=rows < N, other=0.0)
+    g, e = tl.load(gain + rows, mask=rows < N, other=0.0), tl.load(level + rows, mask=rows < N, other=1.0)
     zero = tl.zeros([BN, BV], tl.float32)
     s = inner_products(z, z_low, book, book_low, rows, cols, zero, N, V, D, SPLIT_Z, BK) * g[:, None]
     if SPLIT: s += inner_products(h, h_low, W, W_low, rows, cols, zero, N, V, K, SPLIT, BK) * tl.load(unit)
