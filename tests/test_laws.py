@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIB = sorted((ROOT / "nbs" / "lib").glob("*.ipynb"))
 CHAPTERS = sorted((ROOT / "nbs" / "chapters").glob("*.ipynb"))
 HOMES = {"plotly": "viz", "papermill": "lab", "duckdb": "lab", "open_clip": "features", "umap": "layouts",
-         "sentence_transformers": "features", "ipywidgets": "widgets", "anywidget": "widgets", "triton": "kernels",
+         "sentence_transformers": "features", "ipywidgets": "widgets", "anywidget": "widgets", "triton": "triton_kernels",
          "tokenizers": "text", "datasets": "text", "typer": "cli", "sphinx": "book",
          "onnx": "browser", "onnxscript": "browser", "onnxruntime": "browser"}
 
