@@ -1279,6 +1279,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'vtd.training._Run.save': ('lib/training.html#_run.save', 'vtd/training.py'),
                               'vtd.training._interruptible': ('lib/training.html#_interruptible', 'vtd/training.py'),
                               'vtd.training._loop': ('lib/training.html#_loop', 'vtd/training.py'),
+                              'vtd.training._metrics': ('lib/training.html#_metrics', 'vtd/training.py'),
                               'vtd.training._pack': ('lib/training.html#_pack', 'vtd/training.py'),
                               'vtd.training._plan': ('lib/training.html#_plan', 'vtd/training.py'),
                               'vtd.training._snapshot': ('lib/training.html#_snapshot', 'vtd/training.py'),

@@ -187,14 +187,14 @@ class Control:
 
     `rate` multiplies every learning rate, from the next step on; a `temperature` is handed to the model's `set_temperature`.
     `show` is given snapshots: `frames` of them, evenly over the run, or without it `hz` a second at most, and fewer where
-    one takes so long that watching would cost more than a twentieth of the time.
+    one takes more than a twentieth of that time; their metrics, which cost more, are then measured more seldom.
     """
 
     def __init__(self, show: Callable[[Snapshot], None] | None = None, *, frames: int | None = None, hz: float = 12.0):
         if not hz > 0 or (frames is not None and frames < 1): raise ValueError(f"hz is above 0 and frames 1 or more, got {hz} and {frames}")
         self.show, self.frames, self.hz = show, frames, hz
         self.rate, self.temperature, self.paused, self.stopped = 1.0, None, False, False
-        self._singles, self._next, self._change = 0, 0.0, threading.Condition()
+        self._singles, self._next, self._measure, self._metrics, self._change = 0, 0.0, 0.0, {}, threading.Condition()
 
     def pause(self) -> None: self._set(paused=True)
 
@@ -230,8 +230,12 @@ class Control:
     def look(self, run) -> None:
         "After a step: a snapshot, if one is due."
         if self.show is None or not self.due(run.step, run.steps): return
+        begun, rests = time.monotonic(), self.frames or self.paused or self.stopped or run.step == run.steps
+        if rests or begun >= self._measure:
+            self._metrics = _metrics(run)
+            self._measure = begun + max(0.25, 40 * (time.monotonic() - begun))
         begun = time.monotonic()
-        self.show(_snapshot(run))
+        self.show(_snapshot(run, self._metrics))
         self._next = begun + max(1 / self.hz, 20 * (time.monotonic() - begun))
 
 # %% ../nbs/lib/06_training.ipynb #5abb2922
@@ -374,15 +378,17 @@ def _loop(run, minutes, callbacks, every, checkpoint, save_every, mark, progress
             if run.step % every == 0 or last:
                 run.history.steps.append(run.step)
                 run.history.losses.append(loss)
-                if any([callback(_snapshot(run)) for callback in callbacks]): asked.set()
+                if any([callback(_snapshot(run, _metrics(run))) for callback in callbacks]): asked.set()
             run.control.look(run)
             if checkpoint and (run.step % save_every == 0 or last or asked.is_set()): run.save(checkpoint, mark)
     bar.close()
     run.history.finished = run.step >= run.steps
 
 
-def _snapshot(run: _Run) -> Snapshot:
-    metrics = run.model.metrics() if hasattr(run.model, "metrics") else {}
+def _metrics(run: _Run) -> dict: return run.model.metrics() if hasattr(run.model, "metrics") else {}
+
+
+def _snapshot(run: _Run, metrics: dict) -> Snapshot:
     picture = run.model.picture() if hasattr(run.model, "picture") else None
     rate = run.optimisers[0].param_groups[0]["lr"]
     return Snapshot(run.step, run.steps, run.loss, run.history.seconds, metrics, picture, rate, gradient_sizes(run.model))
