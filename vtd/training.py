@@ -393,7 +393,7 @@ def _snapshot(run: _Run, metrics: dict) -> Snapshot:
     rate = run.optimisers[0].param_groups[0]["lr"]
     return Snapshot(run.step, run.steps, run.loss, run.history.seconds, metrics, picture, rate, gradient_sizes(run.model))
 
-
+# %% ../nbs/lib/06_training.ipynb #697ebd57
 @torch.no_grad()
 def gradient_sizes(model: nn.Module) -> dict[str, float]:
     "Rms of the gradients that the last step left, by layer, from the first to the last; 0 where none arrived."
