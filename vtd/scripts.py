@@ -195,7 +195,7 @@ const show = (root, port) => {
 };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #d529a367
+# %% ../nbs/lib/21_scripts.ipynb #474aad35
 MAP = """
 const show = (root, port) => {
   const d = port.data, n = d.words.length, hues = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#8A8A8A'];
@@ -211,7 +211,6 @@ const show = (root, port) => {
     const ratio = devicePixelRatio || 1, ink = getComputedStyle(root).color, pen = map.getContext('2d'), taken = [];
     map.width = W * ratio; map.height = H * ratio;
     pen.scale(ratio, ratio);
-    pen.font = '13px system-ui, sans-serif';
     pen.textBaseline = 'middle';
     const focus = over >= 0 ? over : chosen, kept = focus < 0 ? [] : beside(focus, d.near ? d.near[focus].length : 3);
     for (const j of focus < 0 ? [] : d.near ? d.near[focus] : kept) {
@@ -220,29 +219,36 @@ const show = (root, port) => {
     }
     pen.setLineDash([]);
     const order = [focus, ...(focus < 0 || !d.near ? [] : d.near[focus]), ...matches, ...d.words.keys()].filter((i, at, all) => i >= 0 && (n > 2000 || all.indexOf(i) === at));
-    for (const i of order) dot(pen, i, i === focus, ink, taken);
+    for (let i = 0; i < n && n < 800; i++) taken.push([px(i) - 4, py(i) - 4, px(i) + 4, py(i) + 4]);
+    for (const i of order) dot(pen, i, i === focus);
+    for (const i of order) name(pen, i, i === focus, ink, taken);
     pen.globalAlpha = 1;
   };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #aaf23f99
+# %% ../nbs/lib/21_scripts.ipynb #fe5bd934
 MAP += """
-  const dot = (pen, i, bold, ink, taken) => {
+  const faint = (i, bold) => !matches.length || matches.includes(i) || bold ? 1 : .25;
+  const dot = (pen, i, bold) => {
     const a = px(i), b = py(i), g = d.groups ? d.groups[i] : 0, r = bold ? 6 : n > 800 ? 2.5 : 4;
     if (a < -9 || b < -9 || a > W + 9 || b > H + 9) return;
-    pen.globalAlpha = !matches.length || matches.includes(i) || bold ? 1 : .25;
+    pen.globalAlpha = faint(i, bold);
     pen.fillStyle = hues[g % hues.length];
     pen.beginPath();
     g % 3 === 1 ? pen.rect(a - r, b - r, 2 * r, 2 * r) : g % 3 === 2 ? (pen.moveTo(a, b - 1.3 * r), pen.lineTo(a + 1.2 * r, b + r), pen.lineTo(a - 1.2 * r, b + r)) : pen.arc(a, b, r, 0, 7);
     pen.fill();
-    const text = d.words[i].length > 24 ? d.words[i].slice(0, 23) + '…' : d.words[i], w = pen.measureText(text).width + 8;
-    const left = a + 9 + w > W ? a - 9 - w : a + 9, room = [left, b - 9, left + w, b + 9];
-    if (!bold && taken.some(t => t[0] < room[2] && room[0] < t[2] && t[1] < room[3] && room[1] < t[3])) return;
+  };
+  const name = (pen, i, bold, ink, taken) => {
+    const a = px(i), b = py(i), text = d.words[i].length > 24 ? d.words[i].slice(0, 23) + '…' : d.words[i];
+    if (a < 0 || b < 0 || a > W || b > H) return;
+    pen.font = (bold ? '600 ' : '') + '13px system-ui, sans-serif';
+    const w = pen.measureText(text).width + 2, rooms = [[a + 8, b - 8, a + 8 + w, b + 8], [a - 8 - w, b - 8, a - 8, b + 8]].filter(r => r[0] > 0 && r[2] < W);
+    const room = rooms.find(r => !taken.some(t => t[0] < r[2] && r[0] < t[2] && t[1] < r[3] && r[1] < t[3])) || bold && rooms[0];
+    if (!room) return;
     taken.push(room);
+    pen.globalAlpha = faint(i, bold);
     pen.fillStyle = ink;
-    if (bold) pen.font = '600 13px system-ui, sans-serif';
-    pen.fillText(text, left, b);
-    pen.font = '13px system-ui, sans-serif';
+    pen.fillText(text, room[0], b);
   };
   let matches = [];
   const tell = i => {
@@ -341,7 +347,7 @@ const chart = (canvas, xs, ys, steps, ink) => {
 };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #6c4c3dde
+# %% ../nbs/lib/21_scripts.ipynb #788c6692
 WATCH += """
 const spark = (canvas, xs, ys, steps, low, high) => {
   const [pen, w, h] = fit(canvas), span = high - low || 1;
@@ -360,13 +366,13 @@ const panel = (root, s, send) => {
   if (heat) heat.say('as planned');
   const title = name => make('h4', {textContent: name, style: 'margin-top:12px'});
   const numbers = make('div', {}, make('h4', {textContent: 'Loss'}), curve, title('Measures'), gauges, title('Gradient by layer'), flow);
-  root.append(make('div', {className: 'row', style: 'margin:0 0 8px'}, state, counts), bar, make('div', {className: 'side'}, stage, numbers),
-    make('div', {className: 'row'}, ...buttons, rate.row, ...heat ? [heat.row] : []), alarm, kept);
+  root.append(make('div', {className: 'row', style: 'margin:0 0 8px'}, state, counts), bar, make('div', {className: 'row'}, ...buttons),
+    make('div', {className: 'row', style: 'margin-top:6px'}, rate.row, ...heat ? [heat.row] : []), alarm, make('div', {className: 'side'}, stage, numbers), kept);
   return {state, counts, bar: bar.firstChild, stage, curve, gauges, flow, alarm, kept, hold, buttons, numbers};
 };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #e638777f
+# %% ../nbs/lib/21_scripts.ipynb #d68fea5c
 WATCH += """
 const rows = (p, news, xs, columns, steps) => {
   const names = Object.keys(news.metrics), layers = Object.keys(news.gradients);
@@ -390,11 +396,11 @@ const rows = (p, news, xs, columns, steps) => {
   });
 };
 const paintNews = (p, s, news, frame, curves) => {
-  const steps = Math.max(1, news.steps), width = 2 + Object.keys(news.metrics).length, xs = [], columns = Array.from({length: width - 1}, () => []);
+  const steps = Math.max(1, news.step), width = 2 + Object.keys(news.metrics).length, xs = [], columns = Array.from({length: width - 1}, () => []);
   for (let i = 0; i + width <= curves.length; i += width) { xs.push(curves[i]); columns.forEach((c, k) => c.push(curves[i + 1 + k])); }
   if (p.stage.children.length !== news.n || p.h !== news.h || p.w !== news.w) {
     p.h = news.h; p.w = news.w;
-    p.stage.style.setProperty('--size', s.words ? '46px' : '100%'); p.stage.style.setProperty('--cell', s.words ? '60px' : news.n > 1 ? '48px' : '100%');
+    p.stage.style.setProperty('--size', news.n > 1 ? '40px' : '100%'); p.stage.style.setProperty('--cell', news.n > 1 ? '50px' : '100%');
     p.stage.replaceChildren(...Array.from({length: news.n}, (_, i) => tile(news.h, news.w, s.words ? s.words[i] : '')));
     p.stage.style.display = news.n ? '' : 'none';
   }

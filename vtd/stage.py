@@ -40,7 +40,7 @@ STYLE = """
 .vtd-live [role=alert]:empty{display:none}
 """
 
-# %% ../nbs/lib/21_stage.ipynb #3e182f6c
+# %% ../nbs/lib/21_stage.ipynb #3715628c
 STYLE_PARTS = """
 .vtd-live .slide{display:flex;align-items:center;gap:10px;flex:1 1 260px;min-width:0}
 .vtd-live .slide output{flex:none;min-width:6em;font-size:.92em;opacity:.8;font-variant-numeric:tabular-nums}
@@ -59,7 +59,7 @@ STYLE_PARTS = """
 .vtd-live .chart{display:block;width:100%;height:150px}
 .vtd-live .spark{display:block;width:100%;height:22px}
 .vtd-live h4{margin:0 0 6px;font:inherit;font-weight:600;overflow:hidden;text-overflow:ellipsis;white-space:pre}
-.vtd-live .scroll{max-height:330px;overflow:auto;padding:2px}
+.vtd-live .scroll{max-height:430px;overflow:auto;padding:2px}
 .vtd-live .map{display:block;width:100%;height:380px;touch-action:none;cursor:grab;border-radius:6px;box-shadow:inset 0 0 0 1px var(--thin)}
 @media (prefers-reduced-motion:no-preference){.vtd-live .bar i{transition:width .12s}}
 """

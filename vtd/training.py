@@ -230,13 +230,13 @@ class Control:
     def look(self, run) -> None:
         "After a step: a snapshot, if one is due."
         if self.show is None or not self.due(run.step, run.steps): return
-        begun, rests = time.monotonic(), self.frames or self.paused or self.stopped or run.step == run.steps
-        if rests or begun >= self._measure:
+        now, spent, rests = time.monotonic(), time.thread_time(), self.frames or self.paused or self.stopped or run.step == run.steps
+        if rests or now >= self._measure:
             self._metrics = _metrics(run)
-            self._measure = begun + max(0.25, 40 * (time.monotonic() - begun))
-        begun = time.monotonic()
+            self._measure = now + max(0.25, 40 * (time.thread_time() - spent))
+        spent = time.thread_time()
         self.show(_snapshot(run, self._metrics))
-        self._next = begun + max(1 / self.hz, 20 * (time.monotonic() - begun))
+        self._next = now + max(1 / self.hz, 20 * (time.thread_time() - spent))
 
 # %% ../nbs/lib/06_training.ipynb #5abb2922
 class _Bar:

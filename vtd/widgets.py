@@ -88,7 +88,7 @@ def tokens(words: Sequence[str], patterns=None) -> list[str]:
         raise ValueError(f"{len(found)} words need patterns ({len(found)}, H, W, C), got {tuple(patterns.shape)}")
     return found
 
-# %% ../nbs/lib/21_widgets.ipynb #c9de25b3
+# %% ../nbs/lib/21_widgets.ipynb #1acd567e
 class GridInspector(Tool):
     """Choose a token: its grid and cells, the tokens with the nearest grids, and what a decoder reads.
 
@@ -103,7 +103,7 @@ class GridInspector(Tool):
         self.words, self.patterns, self.decode, self.near, self.likely = tokens(words, patterns), patterns, decode, near, likely
         if not 0 <= start < len(self.words): raise ValueError(f"start is a token id in 0..{len(self.words) - 1}, not {start}")
         self.cells = array(patterns).astype(np.float64)
-        data = {"words": self.words, "start": start, "beside": "Nearest grids, and how far (rms of a cell)", "alt": alt, **sheet_of(patterns)}
+        data = {"words": self.words, "start": start, "beside": "Nearest grids (rms distance)", "alt": alt, **sheet_of(patterns)}
         super().__init__(data, [("token", i) for i in dict.fromkeys([start, *range(min(record, len(self.words)))])])
 
     def answer(self, kind: str, token: int) -> dict:
