@@ -176,6 +176,6 @@ def test_where_nobody_watches_papermill_leaves_players_and_raises_what_breaks(tm
     source = write_notebook(tmp_path / "live.ipynb", [IMPORTS, WATCH.replace("STEPS", "60"), TOOLS, BROKEN])
     with pytest.raises(Exception, match="ArithmeticError: the loss became nan at step 7"): lab.execute(source, tmp_path / "done.ipynb")
     notebook = json.loads((tmp_path / "done.ipynb").read_text())
-    run, *tools = ["".join(o["data"]["text/html"]) for c in notebook["cells"] for o in c["outputs"] if "vtd-" in str(o.get("data"))]
+    run, *tools = ["".join(o["data"]["text/html"]) for c in notebook["cells"] for o in c.get("outputs", []) if "vtd-" in str(o.get("data"))]
     assert "data-vtd-player" in run and "step 60" in run and len(tools) == 4 and all("data-vtd-live" in tool for tool in tools)
     assert sum(map(len, [run, *tools])) < 200_000 and "widget-view" not in (tmp_path / "done.ipynb").read_text()

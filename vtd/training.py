@@ -289,7 +289,9 @@ class _Run:
     def advance(self) -> float:
         "One optimiser step; the loss, after checking that it is a number."
         if hasattr(self.model, "set_progress"): self.model.set_progress(self.step / self.steps)
-        if self.control.temperature is not None: self.model.set_temperature(self.control.temperature)
+        if self.control.temperature is not None:
+            if not hasattr(self.model, "set_temperature"): raise TrainingError("this model has no temperature to set: it lacks set_temperature")
+            self.model.set_temperature(self.control.temperature)
         generator = step_generator(self.seed, self.step, self.device)
         rows = torch.randint(len(self.data), (self.batch,), generator=step_generator(self.seed, self.step))
         batch = torch.as_tensor(self.data[rows.numpy() if isinstance(self.data, np.ndarray) else rows])
