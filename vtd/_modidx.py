@@ -1042,6 +1042,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'vtd.live.Run.__repr__': ('lib/live.html#run.__repr__', 'vtd/live.py'),
                           'vtd.live.Run._show': ('lib/live.html#run._show', 'vtd/live.py'),
                           'vtd.live.Run._work': ('lib/live.html#run._work', 'vtd/live.py'),
+                          'vtd.live.Run.says': ('lib/live.html#run.says', 'vtd/live.py'),
                           'vtd.live.Run.state': ('lib/live.html#run.state', 'vtd/live.py'),
                           'vtd.live.Run.wait': ('lib/live.html#run.wait', 'vtd/live.py'),
                           'vtd.live.Watched': ('lib/live.html#watched', 'vtd/live.py'),

@@ -63,7 +63,7 @@ class Record:
         at = np.unique(np.linspace(0, len(all_) - 1, min(self.frames, len(all_))).round().astype(int)) if all_ else []
         return [all_[i] for i in at]
 
-# %% ../nbs/lib/21_live.ipynb #80e517aa
+# %% ../nbs/lib/21_live.ipynb #aa7ce646
 class Run:
     """A function `train(control)`, begun in a thread, or on the spot where nobody watches; `record` is what was seen of it.
 
@@ -109,9 +109,12 @@ class Run:
             return "finished" if getattr(self.result, "finished", not self.control.stopped) else "stopped"
         return "paused" if self.control.paused else "training"
 
-    def __repr__(self) -> str:
+    def says(self) -> str:
+        "The state in a few words."
         newest = self.record.newest
-        return f"Run({self.state}" + (f" at step {newest.step:,} of {newest.steps:,}, loss {newest.loss:.4f})" if newest else ")")
+        return self.state + (f" at step {newest.step:,} of {newest.steps:,}, loss {newest.loss:.4f}" if newest else "")
+
+    def __repr__(self) -> str: return f"Run({self.says()})"
 
 # %% ../nbs/lib/21_live.ipynb #99c57ca2
 def check_words(words: Sequence[str] | None, shape) -> tuple[list[str] | None, GridShape | None]:
@@ -140,7 +143,7 @@ def spark(name: str, steps: np.ndarray, values: np.ndarray, *, log: bool = False
             f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{says} by step" style="max-width:50%">'
             f'<polyline points="{points}" fill="none" stroke="#2a8fd0" stroke-width="1.8"/></svg><span style="font-size:.9em">{values[seen][-1]:.3g}</span></div>')
 
-# %% ../nbs/lib/21_live.ipynb #eda23dc9
+# %% ../nbs/lib/21_live.ipynb #6948face
 class Watched:
     "A finished run as a page of its own: a player of its grids, where it shows any, and its curves."
 
@@ -164,4 +167,4 @@ class Watched:
         if len(curves):
             parts += [spark("loss", curves[:, 0], curves[:, 1], log=True)]
             parts += [spark(name, curves[:, 0], curves[:, 2 + i]) for i, name in enumerate(self.run.record.names)]
-        return f'<div>{"".join(parts)}<p style="font-size:.9em;opacity:.8">{html.escape(repr(self.run))}</p></div>'
+        return f'<div>{"".join(parts)}<p style="font-size:.9em;opacity:.8">{html.escape(self.run.says().capitalize())}.</p></div>'

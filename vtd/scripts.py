@@ -93,11 +93,11 @@ INSPECT += """
 };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #b6cf49fe
+# %% ../nbs/lib/21_scripts.ipynb #ef986c18
 DENOISE = """
 const show = (root, port) => {
   const d = port.data, alarm = make('div', {role: 'alert'}), held = new Map();
-  const stage = make('div', {className: 'stage', style: '--cell:82px;--size:' + d.size + 'px', role: 'group', 'aria-label': 'the page: press a word to hold it'});
+  const stage = make('div', {className: 'stage', style: '--cell:82px;--size:' + d.size + 'px', role: 'group', 'aria-label': port.live ? 'the page: press a word to hold it' : 'the page'});
   let run = null, paint = null, seed = 0, frame = 0, place = 0;
   const ask = asker(port, alarm, (answer, [, asked]) => { run = answer; seed = asked; paint = sheet(run); build(); draw(+level.bar.value); });
   const go = () => ask(['run', seed, [...held].sort((a, b) => a[0] - b[0])]);
@@ -111,9 +111,9 @@ const show = (root, port) => {
     if (stage.children.length !== n) {
       level.bar.value = run.words.length - 1;
       stage.replaceChildren(...Array.from({length: n}, (_, i) => {
-        const t = tile(run.h, run.w, '', 'button');
+        const t = tile(run.h, run.w, '', port.live ? 'button' : 'div');
         t.append(part(0, {style: 'margin:3px 8px 0'}), make('span', {className: 'dim', textContent: ' '}));
-        t.onclick = () => { pick(i); held.has(i) ? held.delete(i) : held.set(i, run.words[frame][i]); mark(); if (port.live) go(); };
+        if (port.live) t.onclick = () => { pick(i); held.has(i) ? held.delete(i) : held.set(i, run.words[frame][i]); mark(); go(); };
         return t;
       }));
     }
@@ -122,13 +122,12 @@ const show = (root, port) => {
   };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #8de69187
+# %% ../nbs/lib/21_scripts.ipynb #a63204de
 DENOISE += """
   const pick = i => { place = i; where.textContent = 'place ' + (i + 1); word.value = held.get(i) || ''; };
-  const mark = () => [...stage.children].forEach((t, i) => {
+  const mark = () => port.live && [...stage.children].forEach((t, i) => {
     t.setAttribute('aria-pressed', held.has(i));
     t.lastChild.textContent = held.has(i) ? 'held' : ' ';
-    t.disabled = !port.live;
   });
   const draw = t => {
     frame = Math.max(0, Math.min(run.words.length - 1, t));

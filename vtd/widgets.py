@@ -236,7 +236,7 @@ def news_of(run: Run, kept: list[Snapshot]) -> dict:
             "metrics": {str(k): number(v) for k, v in s.metrics.items()}, "gradients": {str(k): number(v) for k, v in s.gradients.items()},
             "kept": [k.step for k in kept], "error": f"{type(run.error).__name__}: {run.error}" if run.error else ""}
 
-# %% ../nbs/lib/21_widgets.ipynb #3ee228ab
+# %% ../nbs/lib/21_widgets.ipynb #e923e1bd
 class LiveTraining:
     """A training run to watch and steer: pause, step, stop, learning rate, temperature, keep a moment.
 
@@ -277,7 +277,7 @@ class LiveTraining:
         "HTML of what was recorded, for a page without a kernel."
         return Watched(self.run, shape=self.shape, words=self.words, alt=self.alt)._repr_html_()
 
-    def __repr__(self) -> str: return f"LiveTraining({self.run!r})"
+    def __repr__(self) -> str: return f"LiveTraining({self.run.says()})"
 
 # %% ../nbs/lib/21_widgets.ipynb #b7ded544
 def _publish(self: LiveTraining) -> None:
