@@ -63,7 +63,7 @@ class Record:
         at = np.unique(np.linspace(0, len(all_) - 1, min(self.frames, len(all_))).round().astype(int)) if all_ else []
         return [all_[i] for i in at]
 
-# %% ../nbs/lib/21_live.ipynb #aa7ce646
+# %% ../nbs/lib/21_live.ipynb #8fbf64f1
 class Run:
     """A function `train(control)`, begun in a thread, or on the spot where nobody watches; `record` is what was seen of it.
 
@@ -71,7 +71,7 @@ class Run:
     an error waits in `error`, and `wait` raises it; on the spot it is raised at once.
     """
 
-    def __init__(self, train: Callable[[Control], object], *, frames: int = 24, hz: float = 12.0, inline: bool | None = None):
+    def __init__(self, train: Callable[[Control], object], *, frames: int = 24, hz: float = 10.0, inline: bool | None = None):
         self.train, self.record, self.result, self.error = train, Record(frames), None, None
         self.inline = headless() if inline is None else inline
         self.control = Control(self._show, frames=frames if self.inline else None, hz=hz)

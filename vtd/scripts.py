@@ -309,18 +309,22 @@ MAP += """
 };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #79ad1179
+# %% ../nbs/lib/21_scripts.ipynb #a9543ab4
 WATCH = """
 const view = x => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
 const grids = (boxes, h, w, frame) => boxes.forEach((box, i) => {
-  const pen = box.firstChild.getContext('2d'), image = pen.createImageData(w, h);
-  for (let p = 0, q = i * h * w * 3; p < image.data.length; p += 4, q += 3) image.data.set([frame[q], frame[q + 1], frame[q + 2], 255], p);
+  const size = h * w * 3, mine = frame.slice(i * size, (i + 1) * size);
+  if (box.last && mine.every((v, k) => v === box.last[k])) return;
+  box.last = mine;
+  const pen = box.firstChild.getContext('2d'), image = pen.createImageData(w, h), data = image.data.fill(255);
+  for (let p = 0, q = 0; q < size; p += 4, q += 3) { data[p] = mine[q]; data[p + 1] = mine[q + 1]; data[p + 2] = mine[q + 2]; }
   pen.putImageData(image, 0, 0);
 });
 const fit = canvas => {
   const ratio = devicePixelRatio || 1, w = canvas.clientWidth || 1, h = canvas.clientHeight || 1, pen = canvas.getContext('2d');
-  canvas.width = w * ratio; canvas.height = h * ratio;
-  pen.scale(ratio, ratio);
+  if (canvas.width !== Math.round(w * ratio) || canvas.height !== Math.round(h * ratio)) { canvas.width = Math.round(w * ratio); canvas.height = Math.round(h * ratio); }
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  pen.clearRect(0, 0, w, h);
   return [pen, w, h];
 };
 const line = (pen, xs, ys, colour, to) => {
@@ -371,7 +375,7 @@ const panel = (root, s, send) => {
 };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #d68fea5c
+# %% ../nbs/lib/21_scripts.ipynb #12ded69a
 WATCH += """
 const rows = (p, news, xs, columns, steps) => {
   const names = Object.keys(news.metrics), layers = Object.keys(news.gradients);
@@ -394,6 +398,7 @@ const rows = (p, news, xs, columns, steps) => {
     bars[3 * i + 2].textContent = size ? short(size) : 'none';
   });
 };
+// grids as often as they come; numbers, which nobody reads ten times a second, less often
 const paintNews = (p, s, news, frame, curves) => {
   const steps = Math.max(1, news.step), width = 2 + Object.keys(news.metrics).length, xs = [], columns = Array.from({length: width - 1}, () => []);
   for (let i = 0; i + width <= curves.length; i += width) { xs.push(curves[i]); columns.forEach((c, k) => c.push(curves[i + 1 + k])); }
@@ -404,6 +409,8 @@ const paintNews = (p, s, news, frame, curves) => {
     p.stage.style.display = news.n ? '' : 'none';
   }
   grids([...p.stage.children], news.h, news.w, frame);
+  if (news.state === 'training' && performance.now() - (p.drawn || -1e9) < 400) return;
+  p.drawn = performance.now();
   chart(p.curve, xs, columns[0], steps, getComputedStyle(p.curve).color);
   rows(p, news, xs, columns, steps);
 };

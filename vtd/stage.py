@@ -12,11 +12,11 @@ import html
 import json
 import re
 
-# %% ../nbs/lib/21_stage.ipynb #441d6c98
+# %% ../nbs/lib/21_stage.ipynb #4c870d89
 STYLE = """
 .vtd-live{--go:#2a8fd0;--rail:color-mix(in srgb,currentColor 20%,transparent);--thin:color-mix(in srgb,currentColor 24%,transparent);
  color:var(--jp-content-font-color1,inherit);font-family:var(--jp-content-font-family,inherit);font-size:14px;line-height:1.35;
- margin:.8em 0;max-width:56em;padding:2px}
+ margin:.8em 0;max-width:56em;padding:2px;contain:layout style}
 .vtd-live *{box-sizing:border-box}
 .vtd-live .row,.vtd-live .side{display:flex;flex-wrap:wrap;gap:10px 16px;align-items:center;margin-top:14px}
 .vtd-live .side{gap:18px 32px;align-items:flex-start}

@@ -187,10 +187,10 @@ class Control:
 
     `rate` multiplies every learning rate, from the next step on; a `temperature` is handed to the model's `set_temperature`.
     `show` is given snapshots: `frames` of them, evenly over the run, or without it `hz` a second at most, and fewer where
-    one takes more than a twentieth of that time; their metrics, which cost more, are then measured more seldom.
+    one takes more than a fortieth of that time; their metrics, which cost more, are measured twice a second at most.
     """
 
-    def __init__(self, show: Callable[[Snapshot], None] | None = None, *, frames: int | None = None, hz: float = 12.0):
+    def __init__(self, show: Callable[[Snapshot], None] | None = None, *, frames: int | None = None, hz: float = 10.0):
         if not hz > 0 or (frames is not None and frames < 1): raise ValueError(f"hz is above 0 and frames 1 or more, got {hz} and {frames}")
         self.show, self.frames, self.hz = show, frames, hz
         self.rate, self.temperature, self.paused, self.stopped = 1.0, None, False, False
@@ -233,10 +233,10 @@ class Control:
         now, spent, rests = time.monotonic(), time.thread_time(), self.frames or self.paused or self.stopped or run.step == run.steps
         if rests or now >= self._measure:
             self._metrics = _metrics(run)
-            self._measure = now + max(0.25, 40 * (time.thread_time() - spent))
+            self._measure = now + max(0.5, 100 * (time.thread_time() - spent))
         spent = time.thread_time()
         self.show(_snapshot(run, self._metrics))
-        self._next = now + max(1 / self.hz, 20 * (time.thread_time() - spent))
+        self._next = now + max(1 / self.hz, 40 * (time.thread_time() - spent))
 
 # %% ../nbs/lib/06_training.ipynb #5abb2922
 class _Bar:
