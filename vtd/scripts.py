@@ -153,7 +153,7 @@ DENOISE += """
 };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #e8258027
+# %% ../nbs/lib/21_scripts.ipynb #ed7d0c9f
 COMPOSE = """
 const show = (root, port) => {
   const d = port.data, alarm = make('div', {role: 'alert'}), paint = sheet(d), picks = [...d.start];
@@ -163,7 +163,7 @@ const show = (root, port) => {
     const draw = sheet(answer);
     made.replaceChildren(...answer.names.map((name, i) => {
       const t = tile(answer.h, answer.w, name);
-      if (answer.says[i]) t.append(make('span', {className: 'word dim', textContent: answer.says[i], title: answer.says[i]}));
+      if (answer.says[i]) t.append(make('span', {className: 'says dim', textContent: answer.says[i], title: answer.says[i]}));
       draw(t.firstChild, i);
       return t;
     }));
@@ -375,7 +375,7 @@ const panel = (root, s, send) => {
 };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #12ded69a
+# %% ../nbs/lib/21_scripts.ipynb #2b64dbcf
 WATCH += """
 const rows = (p, news, xs, columns, steps) => {
   const names = Object.keys(news.metrics), layers = Object.keys(news.gradients);
@@ -404,7 +404,7 @@ const paintNews = (p, s, news, frame, curves) => {
   for (let i = 0; i + width <= curves.length; i += width) { xs.push(curves[i]); columns.forEach((c, k) => c.push(curves[i + 1 + k])); }
   if (p.stage.children.length !== news.n || p.h !== news.h || p.w !== news.w) {
     p.h = news.h; p.w = news.w;
-    p.stage.style.setProperty('--size', news.n > 1 ? '40px' : '100%'); p.stage.style.setProperty('--cell', news.n > 1 ? '50px' : '100%');
+    p.stage.style.setProperty('--size', news.n > 1 ? '40px' : '100%'); p.stage.style.setProperty('--cell', news.n > 1 ? '58px' : '100%');
     p.stage.replaceChildren(...Array.from({length: news.n}, (_, i) => tile(news.h, news.w, s.words ? s.words[i] : '')));
     p.stage.style.display = news.n ? '' : 'none';
   }
@@ -416,10 +416,10 @@ const paintNews = (p, s, news, frame, curves) => {
 };
 """
 
-# %% ../nbs/lib/21_scripts.ipynb #eac8458e
+# %% ../nbs/lib/21_scripts.ipynb #212b3aac
 WATCH += """
 export default {render({model, el}) {
-  const s = model.get('setup'), root = make('div', {className: 'vtd-live', role: 'group', 'aria-label': s.alt, 'data-lm-suppress-shortcuts': 'true'});
+  const s = model.get('setup'), root = make('div', {className: 'vtd-live', role: 'group', 'aria-label': s.alt});
   el.append(root);
   const send = (what, value) => model.send({what, value}), p = panel(root, s, send), calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
   let asked = 0, frames = 0, kept = model.get('news').kept.length;
@@ -437,9 +437,9 @@ export default {render({model, el}) {
     root.dataset.step = news.step; root.dataset.state = news.state; root.dataset.rate = news.rate;
     if (news.step) root.dataset.frames = ++frames;
     for (; kept < news.kept.length; kept++) {
-      const copy = tile(news.h, news.w * Math.max(1, news.n), 'step ' + news.kept[kept].toLocaleString('en'));
-      copy.style.setProperty('--size', '100%'); copy.style.gridColumn = '1 / -1';
-      [...p.stage.children].forEach((t, i) => copy.firstChild.getContext('2d').drawImage(t.firstChild, i * news.w, 0));
+      const copy = tile(news.h, (news.w + 1) * Math.max(1, news.n) - 1, 'step ' + news.kept[kept].toLocaleString('en'));
+      copy.className = 'tok strip';
+      [...p.stage.children].forEach((t, i) => copy.firstChild.getContext('2d').drawImage(t.firstChild, i * (news.w + 1), 0));
       p.kept.append(copy);
     }
   };

@@ -42,7 +42,7 @@ STYLE = """
 .vtd-live [role=alert]:empty{display:none}
 """
 
-# %% ../nbs/lib/21_stage.ipynb #3715628c
+# %% ../nbs/lib/21_stage.ipynb #497c613f
 STYLE_PARTS = """
 .vtd-live .slide{display:flex;align-items:center;gap:10px;flex:1 1 260px;min-width:0}
 .vtd-live .slide output{flex:none;min-width:6em;font-size:.92em;opacity:.8;font-variant-numeric:tabular-nums}
@@ -58,6 +58,9 @@ STYLE_PARTS = """
 .vtd-live .list>*{min-width:0;overflow:hidden;text-overflow:ellipsis;white-space:pre;font-size:.92em}
 .vtd-live .list .bar{overflow:hidden}
 .vtd-live .list output{text-align:right;font-variant-numeric:tabular-nums;opacity:.85}
+.vtd-live .says{display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:3;overflow:hidden;overflow-wrap:anywhere}
+.vtd-live .strip{grid-column:1/-1;margin-top:12px;--size:100%}
+.vtd-live .strip canvas{box-shadow:none;border-radius:0}
 .vtd-live .chart{display:block;width:100%;height:150px}
 .vtd-live .spark{display:block;width:100%;height:22px}
 .vtd-live h4{margin:0 0 6px;font:inherit;font-weight:600;overflow:hidden;text-overflow:ellipsis;white-space:pre}
@@ -66,11 +69,12 @@ STYLE_PARTS = """
 @media (prefers-reduced-motion:no-preference){.vtd-live .bar i{transition:width .12s}}
 """
 
-# %% ../nbs/lib/21_stage.ipynb #53a48a12
+# %% ../nbs/lib/21_stage.ipynb #5f440252
 SHARED = """
 const make = (tag, set = {}, ...parts) => {
   const e = document.createElement(tag);
   for (const [k, v] of Object.entries(set)) k in e && k !== 'list' ? e[k] = v : e.setAttribute(k, v);
+  if (['input', 'select', 'button', 'canvas'].includes(tag)) e.setAttribute('data-lm-suppress-shortcuts', 'true');
   e.append(...parts);
   return e;
 };
@@ -121,7 +125,7 @@ const asker = (port, alarm, then) => {
 };
 """
 
-# %% ../nbs/lib/21_stage.ipynb #8fe4aae3
+# %% ../nbs/lib/21_stage.ipynb #621139e1
 LIVE = """
 const kernel = model => {
   const waiting = new Map(), me = Math.random() + ':';
@@ -133,7 +137,7 @@ const kernel = model => {
   })};
 };
 export default {render({model, el}) {
-  const root = make('div', {className: 'vtd-live', role: 'group', 'aria-label': model.get('data').alt, 'data-lm-suppress-shortcuts': 'true'});
+  const root = make('div', {className: 'vtd-live', role: 'group', 'aria-label': model.get('data').alt});
   el.append(root);
   show(root, kernel(model));
 }};
@@ -184,12 +188,12 @@ def worn(script: str) -> str:
     rules = [rule for rule in re.split(r"^(?=[.@])", STYLE + STYLE_PARTS, flags=re.M) if rule.strip()]
     return squeeze("".join(rule for rule in rules if rule[0] == "@" or any(map(made, rule.split("{")[0].split(",")))))
 
-# %% ../nbs/lib/21_stage.ipynb #7a867efe
+# %% ../nbs/lib/21_stage.ipynb #fae6155c
 def still(script: str, data: dict, answers: dict) -> str:
     "HTML of a live tool with its recorded answers; `data['alt']` says in words what it shows."
     alt = html.escape(data["alt"])
     given = as_json({"data": data, "answers": {key: {"answer": answer} for key, answer in answers.items()}})
     name = "vtd-" + hashlib.sha256((script + given).encode()).hexdigest()[:10]
     given, whole = f'{{"id":"{name}",{given[1:]}', needed(script + RECORDED)
-    return (f'<figure class="vtd-live" data-vtd-live="{name}" role="group" aria-label="{alt}" data-lm-suppress-shortcuts="true">'
+    return (f'<figure class="vtd-live" data-vtd-live="{name}" role="group" aria-label="{alt}">'
             f'<style>{worn(whole)}</style><p class="alone">{alt}</p><script>(d => {{{whole}}})({given})</script></figure>')
