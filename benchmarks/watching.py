@@ -4,7 +4,8 @@
 
 A codec is trained in a real JupyterLab with a real browser looking on (needs Chromium and playwright). Within one run the watching is
 switched off and on, a few seconds each, in the order off on on off; the cost is the time of a step watched by that of a step unwatched,
-and the same for the processor time of the thread that trains, which other work on the machine disturbs less.
+and the same for the processor time of the thread that trains and of the whole kernel, which other work on the machine disturbs less
+(with a processor of their own the kernel's other threads and the browser cost the run nothing).
 The other numbers are wall-clock times on the same machine: from the cell's output to the first picture, from a press of Pause to the end
 of the last step, from a press of Stop to the end of the run; and frames drawn a second.
 """
@@ -35,15 +36,15 @@ from vtd.training import fit
 class Timed(Codec):
     "A codec that notes when each of its steps begins, and in blocks of so many seconds switches the watching off and on."
     control = show = None
-    blocks, begun, from_, count = [], 0.0, 0.0, 0
+    blocks, begun, from_, count = [], 0.0, (0.0, 0.0), 0
 
     def set_progress(self, share):
         super().set_progress(share)
-        now, worked = time.time(), time.thread_time()
+        now, worked = time.time(), (time.thread_time(), time.process_time())
         self.last, self.count = now, self.count + 1
         if self.control is None or share * STEPS < 150: self.begun, self.from_, self.count = now, worked, 0
         elif now - self.begun >= SECONDS and len(self.blocks) < 2 * PAIRS:
-            self.blocks.append((self.control.show is not None, (now - self.begun) / self.count, (worked - self.from_) / self.count))
+            self.blocks.append((self.control.show is not None, (now - self.begun) / self.count, *((a - b) / self.count for a, b in zip(worked, self.from_))))
             n, self.begun, self.from_, self.count = len(self.blocks), now, worked, 0
             self.control.show = self.show if n % 4 in (1, 2) else None
             pathlib.Path(FOLDER, "blocks.json").write_text(json.dumps(self.blocks))
@@ -157,9 +158,10 @@ def measure(given: argparse.Namespace) -> dict:
             version = browser.version
             browser.close()
     blocks = found.pop("blocks")
-    wall, cpu = ({kind: [row[i] for row in blocks if row[0] == (kind == "watched")] for kind in ("watched", "unwatched")} for i in (1, 2))
+    wall, cpu, kernel = ({kind: [row[i] for row in blocks if row[0] == (kind == "watched")] for kind in ("watched", "unwatched")} for i in (1, 2, 3))
     return found | {"command": f"python benchmarks/watching.py --pairs {given.pairs} --seconds {given.seconds:g} --repeats {given.repeats}",
-                    "watched_by_unwatched": ratio(wall), "watched_by_unwatched_cpu": ratio(cpu), "seconds_a_step": wall, "cpu_seconds_a_step": cpu,
+                    "watched_by_unwatched": ratio(wall), "watched_by_unwatched_cpu": ratio(cpu), "watched_by_unwatched_kernel_cpu": ratio(kernel),
+                    "seconds_a_step": wall, "cpu_seconds_a_step": cpu, "kernel_cpu_seconds_a_step": kernel,
                     "median_seconds_a_step": {k: float(np.median(s)) for k, s in wall.items()},
                     "model": "Codec(192, 8x8x3, gumbel), batch 192; 48 grids on the screen", "cores": os.cpu_count(), "load_before": load,
                     "device": lab._device(), "processor": processor(),
@@ -179,7 +181,8 @@ def main() -> None:
     from vtd import lab
 
     lab.write_text(given.out, json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    for name, what in (("watched_by_unwatched", "takes"), ("watched_by_unwatched_cpu", "keeps its processor busy")):
+    for name, what in (("watched_by_unwatched", "takes"), ("watched_by_unwatched_cpu", "keeps its thread busy"),
+                       ("watched_by_unwatched_kernel_cpu", "keeps the whole kernel busy")):
         r = record[name]
         print(f"a step that is watched {what} {r['value']:.3f} times as long (95% interval {r['low']:.3f} to {r['high']:.3f})")
     print(f"first picture after {record['first_picture_seconds']:.2f} s, {record['frames_per_second']:.1f} frames a second")

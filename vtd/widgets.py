@@ -236,7 +236,7 @@ def news_of(run: Run, kept: list[Snapshot]) -> dict:
             "metrics": {str(k): number(v) for k, v in s.metrics.items()}, "gradients": {str(k): number(v) for k, v in s.gradients.items()},
             "kept": [k.step for k in kept], "error": f"{type(run.error).__name__}: {run.error}" if run.error else ""}
 
-# %% ../nbs/lib/21_widgets.ipynb #b264e1be
+# %% ../nbs/lib/21_widgets.ipynb #969a15e2
 class LiveTraining:
     """A training run to watch and steer: pause, step, stop, learning rate, temperature, keep a moment.
 
@@ -248,7 +248,7 @@ class LiveTraining:
     current: "LiveTraining | None" = None
 
     def __init__(self, train: Callable[[Control], object], *, shape=None, words: Sequence[str] | None = None,
-                 temperature: tuple[float, float, float] | None = None, frames: int = 24, hz: float = 10.0,
+                 temperature: tuple[float, float, float] | None = None, frames: int = 24, hz: float = 8.0,
                  alt: str = "A training run: the grids of the tokens, the loss, and the gradient in each layer."):
         words, self.shape = check_words(words, shape)
         self.words, self.alt, self.hz, self.widget, self._lock = words and tokens(words), alt, hz, None, threading.Lock()
