@@ -327,7 +327,7 @@ def front_picture(sentence: str = SENTENCE) -> str:
     return Page(Codebook.binary(len(words), seed=0).patterns, words, columns=4)._repr_svg_()
 
 # %% ../nbs/lib/23_book.ipynb #820d4ff3
-ASIDE = {"_modidx", "book", "browser", "cli", "lab", "pages", "player", "viz", "widgets"}  # a change in these does not change what a model learns
+ASIDE = {"_modidx", "book", "browser", "cli", "lab", "live", "pages", "player", "scripts", "stage", "viz", "widgets"}  # a change in these does not change what a model learns
 
 
 def train_small_model(minutes: float = 5) -> Path:

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['GridEncoder', 'Standardise', 'choose', 'check_room', 'temperatures', 'Codec', 'check_ids', 'logits', 'probabilities',
-           'encode', 'check_patterns', 'decode', 'log_likelihood', 'loss', 'patterns', 'settle', 'read', 'metrics']
+           'encode', 'check_patterns', 'decode', 'log_likelihood', 'loss', 'patterns', 'settle', 'read', 'metrics',
+           'picture', 'set_temperature']
 
 # %% ../nbs/lib/05_codecs.ipynb #60aab7af
 import math
 from collections.abc import Sequence
 from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .decoders import DECODERS
-from .grids import GridShape
+from .grids import GridShape, balanced, mosaic, to_bytes
 from .relaxations import RELAXATIONS, check_temperature, leave_one_out, log_probability, one_hot
 
 # %% ../nbs/lib/05_codecs.ipynb #711ebce1
@@ -255,4 +257,16 @@ def metrics(self: Codec) -> dict[str, float]:
     return found | {"pattern_sd": float(grids.flatten(1).std(0).mean())}
 
 
-Codec.loss, Codec.read, Codec.metrics = loss, read, metrics
+@torch.no_grad()
+def picture(self: Codec, count: int = 48) -> np.ndarray:
+    """The fixed grids of the first `count` tokens as one page `(rows*H, columns*W, C)`, uint8, for whoever watches."""
+    ids = torch.arange(min(count, self.vocab_size), device=next(self.parameters()).device)
+    return mosaic(to_bytes(self.encode(ids).cpu().numpy()), balanced(len(ids)))
+
+
+def set_temperature(self: Codec, temperature: float) -> None:
+    """Draw at this temperature from now on, or until the next `set_progress`."""
+    self.heat = check_temperature(temperature)
+
+
+Codec.loss, Codec.read, Codec.metrics, Codec.picture, Codec.set_temperature = loss, read, metrics, picture, set_temperature

@@ -198,10 +198,10 @@ def player_body(words: list[str], frames: list[np.ndarray], scale: float, bar: b
     tokens = "".join(token_html(word, frames[0].shape[1:], scale, bar) for word in words)
     says = html.escape(page_label(len(words), words))
     return (f'<div class="stage live" role="img" aria-label="{says}">{tokens}</div>'
-            '<div class="controls live"><button type="button" aria-label="Play"><svg class="icon" viewBox="0 0 16 16" '
+            '<div class="controls live"><button type="button" aria-label="Play" data-lm-suppress-shortcuts="true"><svg class="icon" viewBox="0 0 16 16" '
             'aria-hidden="true"><path d="M4 2l10 6-10 6z"/></svg></button>'
             f'<input type="range" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}" step="1" '
-            f'aria-label="Step"><output>{html.escape(label)}</output></div>')
+            f'aria-label="Step" data-lm-suppress-shortcuts="true"><output>{html.escape(label)}</output></div>')
 
 # %% ../nbs/lib/19_player.ipynb #797b85f3
 def draw_player(frames: Sequence[np.ndarray], captions: Sequence[Sequence[str]],

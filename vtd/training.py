@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'DECAY', 'TrainingError', 'pick_device', 'step_generator', 'orthogonalise', 'Muon', 'make_optimisers',
-           'learning_rate', 'write_tensors', 'read_tensors', 'Snapshot', 'History', 'fit']
+           'learning_rate', 'write_tensors', 'read_tensors', 'Snapshot', 'History', 'Control', 'fit', 'gradient_sizes']
 
 # %% ../nbs/lib/06_training.ipynb #149dfe04
 import json
@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,6 +163,8 @@ class Snapshot:
     seconds: float
     metrics: dict = field(default_factory=dict)
     picture: np.ndarray | None = None  # (H, W, C) uint8
+    rate: float = math.nan  # learning rate of the last step
+    gradients: dict = field(default_factory=dict)  # rms of the last step's gradient, by layer
 
 
 @dataclass
@@ -177,6 +180,63 @@ class History:
         end = "finished" if self.finished else "stopped"
         last = f", loss {self.losses[-1]:.4f}" if self.losses else ""
         return f"History({end} at step {self.steps[-1] if self.steps else 0}{last}, {self.seconds:.0f} s)"
+
+# %% ../nbs/lib/06_training.ipynb #c54d04b4
+class Control:
+    """What a person may change while a run goes on, from any thread; `fit` reads it between steps.
+
+    `rate` multiplies every learning rate, from the next step on; a `temperature` is handed to the model's `set_temperature`.
+    `show` is given snapshots: `frames` of them, evenly over the run, or without it `hz` a second at most, and fewer where
+    one takes more than a fortieth of that time; their metrics, which cost more, are measured twice a second at most.
+    """
+
+    def __init__(self, show: Callable[[Snapshot], None] | None = None, *, frames: int | None = None, hz: float = 10.0):
+        if not hz > 0 or (frames is not None and frames < 1): raise ValueError(f"hz is above 0 and frames 1 or more, got {hz} and {frames}")
+        self.show, self.frames, self.hz = show, frames, hz
+        self.rate, self.temperature, self.paused, self.stopped = 1.0, None, False, False
+        self._singles, self._next, self._measure, self._metrics, self._change = 0, 0.0, 0.0, {}, threading.Condition()
+
+    def pause(self) -> None: self._set(paused=True)
+
+    def resume(self) -> None: self._set(paused=False, _singles=0)
+
+    def step(self) -> None:
+        "One step, then a pause."
+        self._set(paused=True, _singles=self._singles + 1)
+
+    def stop(self) -> None:
+        "End the run before its next step."
+        self._set(stopped=True)
+
+    def _set(self, **flags) -> None:
+        with self._change:
+            for name, value in flags.items(): setattr(self, name, value)
+            self._change.notify_all()
+
+    def wait(self, asked: threading.Event) -> float:
+        "Holds the loop while it is paused, unless `asked` to stop; for so many seconds."
+        begun = time.monotonic()
+        with self._change:
+            while self.paused and not (self._singles or self.stopped or asked.is_set()): self._change.wait(0.1)
+            self._singles = max(0, self._singles - 1)
+        return time.monotonic() - begun
+
+    def due(self, step: int, steps: int) -> bool:
+        "Whether it is time for a snapshot: always for the first, the last, and before the loop rests."
+        if step in (1, steps) or self.paused or self.stopped: return True
+        if self.frames: return step * self.frames // steps > (step - 1) * self.frames // steps
+        return time.monotonic() >= self._next
+
+    def look(self, run) -> None:
+        "After a step: a snapshot, if one is due."
+        if self.show is None or not self.due(run.step, run.steps): return
+        now, spent, rests = time.monotonic(), time.thread_time(), self.frames or self.paused or self.stopped or run.step == run.steps
+        if rests or now >= self._measure:
+            self._metrics = _metrics(run)
+            self._measure = now + max(0.5, 100 * (time.thread_time() - spent))
+        spent = time.thread_time()
+        self.show(_snapshot(run, self._metrics))
+        self._next = now + max(1 / self.hz, 40 * (time.thread_time() - spent))
 
 # %% ../nbs/lib/06_training.ipynb #5abb2922
 class _Bar:
@@ -216,7 +276,8 @@ def _interruptible():
 class _Run:
     "The state of one training run: what a checkpoint must hold, and one step of it."
 
-    def __init__(self, model, data, *, steps, batch, lr, lr_matrix, mean_decay, seed, device, optimiser):
+    def __init__(self, model, data, *, steps, batch, lr, lr_matrix, mean_decay, seed, device, optimiser, control):
+        self.control = Control() if control is None else control
         self.model, self.steps, self.seed, self.device = model.to(device).train(), steps, seed, device
         self.data = data if isinstance(data, (np.ndarray, torch.Tensor)) else np.asarray(data)
         self.batch, self.mean_decay = batch, mean_decay
@@ -228,6 +289,9 @@ class _Run:
     def advance(self) -> float:
         "One optimiser step; the loss, after checking that it is a number."
         if hasattr(self.model, "set_progress"): self.model.set_progress(self.step / self.steps)
+        if self.control.temperature is not None:
+            if not hasattr(self.model, "set_temperature"): raise TrainingError("this model has no temperature to set: it lacks set_temperature")
+            self.model.set_temperature(self.control.temperature)
         generator = step_generator(self.seed, self.step, self.device)
         rows = torch.randint(len(self.data), (self.batch,), generator=step_generator(self.seed, self.step))
         batch = torch.as_tensor(self.data[rows.numpy() if isinstance(self.data, np.ndarray) else rows])
@@ -235,7 +299,7 @@ class _Run:
         if not torch.isfinite(loss): raise TrainingError(f"the loss became {loss.item()} at step {self.step}")
         for optimiser in self.optimisers: optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        share = learning_rate(self.step, self.steps)
+        share = self.control.rate * learning_rate(self.step, self.steps)
         for optimiser, rates in zip(self.optimisers, self.rates, strict=True):
             for group, rate in zip(optimiser.param_groups, rates, strict=True): group["lr"] = rate * share
             optimiser.step()
@@ -275,16 +339,17 @@ def _plan(run: _Run, minutes: float) -> None:
 def fit(model: nn.Module, data, *, steps: int | None = None, minutes: float | None = None, batch: int = 128,
         lr: float = 0.003, lr_matrix: float = 0.01, mean_decay: float = 0.999, seed: int = 0, optimiser: str = "adamw", callbacks=(),
         every: int = 100, checkpoint: str | Path | None = None, save_every: int = 250, mark: str = "",
-        device: str = "cpu", progress: bool = True) -> History:
+        device: str = "cpu", progress: bool = True, control: Control | None = None) -> History:
     """Trains `model` on `data` and leaves it with the running mean of its weights.
 
     data: ids `(N,)` (or pairs, `(N, 2)`) for a Codec, `(N, L)` for a GridDiffusion. `optimiser`: adamw or sgd. `checkpoint`: a file to resume from, kept up to date;
     `mark` names the settings it belongs to. Ctrl-C, or a callback that returns True, stops after the step and saves.
+    `control`: what somebody may change meanwhile; a run that was changed is not the run of its seed any more.
     Errors: TrainingError when the loss is no number (the last good checkpoint stays), or the checkpoint does not fit.
     """
     if (steps is None) == (minutes is None): raise TrainingError("give either steps or minutes")
     options = {"batch": batch, "lr": lr, "lr_matrix": lr_matrix, "mean_decay": mean_decay, "seed": seed, "optimiser": optimiser,
-               "device": pick_device(device)}
+               "device": pick_device(device), "control": control}
     if checkpoint and Path(checkpoint).exists():
         run = _Run(model, data, steps=steps or 1, **options)
         run.resume(checkpoint, mark)
@@ -303,6 +368,10 @@ def _loop(run, minutes, callbacks, every, checkpoint, save_every, mark, progress
     bar, begun = _Bar(run.steps, run.step, progress), time.monotonic() - run.history.seconds
     with _interruptible() as asked:
         while run.step < run.steps and not asked.is_set():
+            begun += run.control.wait(asked)  # a pause costs a run nothing
+            if run.control.stopped:
+                if checkpoint: run.save(checkpoint, mark)
+                break
             loss = run.advance()
             run.history.seconds = time.monotonic() - begun
             if minutes is not None: _plan(run, minutes)
@@ -311,13 +380,28 @@ def _loop(run, minutes, callbacks, every, checkpoint, save_every, mark, progress
             if run.step % every == 0 or last:
                 run.history.steps.append(run.step)
                 run.history.losses.append(loss)
-                if any([callback(_snapshot(run)) for callback in callbacks]): asked.set()
+                if any([callback(_snapshot(run, _metrics(run))) for callback in callbacks]): asked.set()
+            run.control.look(run)
             if checkpoint and (run.step % save_every == 0 or last or asked.is_set()): run.save(checkpoint, mark)
     bar.close()
     run.history.finished = run.step >= run.steps
 
 
-def _snapshot(run: _Run) -> Snapshot:
-    metrics = run.model.metrics() if hasattr(run.model, "metrics") else {}
+def _metrics(run: _Run) -> dict: return run.model.metrics() if hasattr(run.model, "metrics") else {}
+
+
+def _snapshot(run: _Run, metrics: dict) -> Snapshot:
     picture = run.model.picture() if hasattr(run.model, "picture") else None
-    return Snapshot(run.step, run.steps, run.loss, run.history.seconds, metrics, picture)
+    rate = run.optimisers[0].param_groups[0]["lr"]
+    return Snapshot(run.step, run.steps, run.loss, run.history.seconds, metrics, picture, rate, gradient_sizes(run.model))
+
+# %% ../nbs/lib/06_training.ipynb #697ebd57
+@torch.no_grad()
+def gradient_sizes(model: nn.Module) -> dict[str, float]:
+    "Rms of the gradients that the last step left, by layer, from the first to the last; 0 where none arrived."
+    found = {}
+    for name, layer in model.named_modules():
+        weights = [p for p in layer.parameters(recurse=False) if p.requires_grad]
+        squares = sum(float(p.grad.double().square().sum()) for p in weights if p.grad is not None)
+        if weights: found[name or "model"] = math.sqrt(squares / sum(p.numel() for p in weights))
+    return found
