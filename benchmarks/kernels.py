@@ -120,7 +120,7 @@ def wait(device: str) -> None:
     if device == "cuda": torch.cuda.synchronize()
 
 
-def seconds(run: Callable, device: str, budget: float = 0.4) -> float:
+def seconds(run: Callable, device: str, budget: float = 0.3) -> float:
     """Median seconds of a call, over as many calls as the budget of seconds allows (3 to 30)."""
     def once():
         if device == "cuda":
@@ -281,12 +281,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, help="codewords (49,408 on a GPU, 8,192 on a CPU)")
     parser.add_argument("--features", type=int, default=256, help="features of the last layer")
     parser.add_argument("--grids", type=int, help="places to colour (2**24 on a GPU, 2**18 on a CPU)")
-    parser.add_argument("--types", default="float32,bfloat16")
+    parser.add_argument("--types", help="float32,bfloat16 on a GPU, float32 on a CPU")
     parser.add_argument("--kernels", default=",".join(NAMES))
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     large = given.device == "cuda"
+    given.types = given.types or ("float32,bfloat16" if large else "float32")
     given.places, given.tokens = given.places or (16_384 if large else 256), given.tokens or (49_408 if large else 8192)
     given.grids = given.grids or (2**24 if large else 2**18)
     if given.child and given.child[0] == "warm": return warm(*given.child[1:], given)

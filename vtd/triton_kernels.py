@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'INTERPRET', 'LARGE', 'FASTEST', 'POSTERIOR', 'POSTERIOR_BACKWARD', 'LOG2E', 'CROSS_ENTROPY', 'ROWS',
-           'COLUMNS', 'NEAREST', 'power_of_two', 'parts', 'half_power', 'is_split', 'blocks', 'measure', 'launch',
-           'options', 'tile', 'product', 'add_weighted', 'split_weights', 'score', 'posterior_kernel',
+           'COLUMNS', 'NEAREST', 'FEW', 'power_of_two', 'parts', 'half_power', 'is_split', 'blocks', 'measure',
+           'launch', 'options', 'tile', 'product', 'add_weighted', 'split_weights', 'score', 'posterior_kernel',
            'posterior_backward_kernel', 'posterior_forward', 'posterior_backward', 'inner_products', 'joint_score',
            'cross_entropy_kernel', 'residual_kernel', 'tiles', 'prepare', 'cross_entropy_forward', 'matmul',
-           'cross_entropy_backward', 'nearest_kernel', 'nearest', 'perturbed', 'gumbel_kernel',
-           'gumbel_backward_kernel', 'by_places', 'gumbel_forward', 'gumbel_backward']
+           'cross_entropy_backward', 'nearest_kernel', 'nearest', 'gumbel_noise', 'words', 'one_score', 'all_scores',
+           'few_kernel', 'few_backward_kernel', 'many_kernel', 'many_backward_kernel', 'by_places', 'gumbel_forward',
+           'gumbel_backward']
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #a6c239b6
+# %% ../nbs/lib/03_triton_kernels.ipynb #e69073c7
 #| eval: false
 import math
 
@@ -19,6 +20,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import libdevice
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #ad5c3890
 #| eval: false
@@ -59,19 +61,19 @@ def blocks(D: int) -> tuple[int, int]:
     second = max(16, triton.next_power_of_2(max(D - first, 1)))
     return (first, second) if D > first >= 16 and first + second < whole else (whole, 0)
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #11b3539e
+# %% ../nbs/lib/03_triton_kernels.ipynb #c32fd966
 #| eval: false
 LARGE = 2**28  # scores from which on it pays to try all choices
 FASTEST: dict = {}  # (kernel, kind) -> index of its fastest options, measured once on large inputs
 
 
-def measure(run, options: dict) -> float:
+def measure(run, o: dict) -> float:
     "Milliseconds of the better of two runs, infinite where the options do not fit this GPU."
     try:
-        run(options)
+        run(o)
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
         for i, mark in enumerate(marks):
-            if i: run(options)
+            if i: run(o)
             mark.record()
         torch.cuda.synchronize()
         return min(a.elapsed_time(b) for a, b in zip(marks, marks[1:], strict=False))
@@ -79,17 +81,18 @@ def measure(run, options: dict) -> float:
         return math.inf
 
 
-def launch(run, choices: list[dict], key: tuple, work: int) -> None:
-    "`run(options)` with the choice that was fastest; for little work, with the first that fits this GPU."
-    if INTERPRET: choices = [{k: v for k, v in choices[0].items() if k.isupper()}]
-    elif key not in FASTEST and work >= LARGE:
-        times = [measure(run, options) for options in choices]
-        FASTEST[key] = times.index(min(times))
-    if key in FASTEST: choices = [choices[FASTEST[key]]]
-    for options in choices[:-1]:
-        try: return run(options)
-        except triton.runtime.errors.OutOfResources: continue  # a smaller GPU
-    run(choices[-1])
+def launch(run, choices: list[dict], key: tuple, near: Tensor, work: int) -> None:
+    "On the GPU of `near`: `run` with the choice that was fastest; for little work, with the first that fits this GPU."
+    if INTERPRET: return run({k: v for k, v in choices[0].items() if k.isupper()})
+    with torch.cuda.device_of(near):
+        if key not in FASTEST and work >= LARGE:
+            times = [measure(run, o) for o in choices]
+            FASTEST[key] = times.index(min(times))
+        if key in FASTEST: choices = [choices[FASTEST[key]]]
+        for o in choices[:-1]:
+            try: return run(o)
+            except triton.runtime.errors.OutOfResources: continue  # a smaller GPU
+        run(choices[-1])
 
 
 def options(*rows: tuple) -> list[dict]:
@@ -228,7 +231,7 @@ def posterior_backward_kernel(z, z_low, book, book_low, gain, level, half, logit
     tl.store(dz + rows[:, None] * D + d1[None, :], acc, mask=live[:, None] & (d1[None, :] < D))
     if D2: tl.store(dz + rows[:, None] * D + d2[None, :], acc2, mask=live[:, None] & (d2[None, :] < D))
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #54062f02
+# %% ../nbs/lib/03_triton_kernels.ipynb #e0573cc7
 #| eval: false
 POSTERIOR = {False: options((64, 64, 4, 2), (128, 64, 8, 3), (128, 128, 8, 2), (64, 128, 4, 2)),
              True: options((64, 32, 4, 2), (64, 64, 4, 2), (128, 64, 8, 2))}
@@ -249,10 +252,11 @@ def posterior_forward(z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor, 
     def run(o):
         posterior_kernel[triton.cdiv(N, o["BN"]),](q, q_low, k, k_low, *rates, context, mean, entropy, top, peak, total, N, V,
                                                    D, logits is not None, split, D1, D2, **o)
-    launch(run, POSTERIOR[split], ("posterior", split, D, logits is not None), N * V)
+    launch(run, POSTERIOR[split], ("posterior", split, D, logits is not None), z, N * V)
     return mean.mul_(b), entropy, top, peak, total
 
-
+# %% ../nbs/lib/03_triton_kernels.ipynb #385c9e8f
+#| eval: false
 def posterior_backward(z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor, logits: Tensor | None, saved: tuple,
                        grad_mean: Tensor, grad_entropy: Tensor, need: bool) -> tuple[Tensor, Tensor | None]:
     "Gradients of z `(N, D)` float32 and, if needed, of the logits `(N, V)`; `saved`: mean, entropy, peak, total of the forward pass."
@@ -272,7 +276,7 @@ def posterior_backward(z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor,
         posterior_backward_kernel[triton.cdiv(N, o["BN"]),](
             q, q_low, k, k_low, *rates, context, u, u_low, inner, spread, entropy, peak, total, b * c, dz, left, dlogits, N, V, D,
             logits is not None, split, D1, D2, need, **o)
-    launch(run, POSTERIOR_BACKWARD[split], ("posterior backward", split, D, logits is not None, need), N * V)
+    launch(run, POSTERIOR_BACKWARD[split], ("posterior backward", split, D, logits is not None, need), z, N * V)
     dz = (dz - left * (mean / b)) * gain[:, None] * (b * b * c * (256 if split else 1))
     return dz, dlogits if need else None
 
@@ -340,7 +344,7 @@ def residual_kernel(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, h
     tl.store(out + rows[:, None] * width + cols[None, :], high, mask=inside)
     if SPLIT: tl.store(out_low + rows[:, None] * width + cols[None, :], (g - high.to(tl.float32)).to(tl.float16), mask=inside)
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #c64e7579
+# %% ../nbs/lib/03_triton_kernels.ipynb #0aeac001
 #| eval: false
 def tiles(*rows: tuple) -> list[dict]:
     "Choices for `launch` from rows `(BN, BV, BK, warps, stages)`, and a cap on registers."
@@ -374,13 +378,13 @@ def cross_entropy_forward(h: Tensor, W: Tensor, z: Tensor, codebook: Tensor, gai
         cross_entropy_kernel[triton.cdiv(N, o["BN"]), triton.cdiv(V, o["BV"])](
             *given, unit, unit if bias is None else bias, targets, peak, total, own, N, V, K, D, bias is not None, split,
             is_split(z), **o)
-    launch(run, CROSS_ENTROPY[split], ("cross-entropy", split, is_split(z), K, D), N * V)
+    launch(run, CROSS_ENTROPY[split], ("cross-entropy", split, is_split(z), K, D), z, N * V)
     peak, total = made["both"]
     largest = peak.amax(0)
     total = (total * (peak - largest).exp()).sum(0).log()
     return total + (largest - own), largest, total
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #52220a2e
+# %% ../nbs/lib/03_triton_kernels.ipynb #fdb5dd7a
 #| eval: false
 def matmul(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], split: bool) -> Tensor:
     "Product of two matrices in parts `(high, low)`, float32."
@@ -411,7 +415,7 @@ def cross_entropy_backward(h: Tensor, W: Tensor, z: Tensor, codebook: Tensor, ga
                     x[n], x_low[n], y[v], y_low[v], q[n], q_low[n], k[v], k_low[v], gain[n], level[n], half[v], unit,
                     unit if bias is None else bias[v], targets[n], largest[n], total[n], g, g_low, size, wide, first, columns, K, D,
                     bias is not None, split, is_split(z), **o)
-            launch(run, CROSS_ENTROPY[split], ("residual", split, is_split(z), K, D), N * V)
+            launch(run, CROSS_ENTROPY[split], ("residual", split, is_split(z), K, D), z, N * V)
             g, g_low = g[:size, :wide], g_low[:size, :wide]
             dh[n] += matmul((g, g_low), (y[v], y_low[v]), split)
             dW[v] += matmul((g.T, g_low.T), (r[n], r_low[n]), split)
@@ -419,7 +423,7 @@ def cross_entropy_backward(h: Tensor, W: Tensor, z: Tensor, codebook: Tensor, ga
     dW *= c * share
     return dh * (by_row * b * share), dW[:, :K], dW[:, K]
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #299f152f
+# %% ../nbs/lib/03_triton_kernels.ipynb #7b3ffd61
 #| eval: false
 @triton.jit(do_not_specialize=["N", "V"])
 def nearest_kernel(z, z_low, book, book_low, unit, half, ids, N, V, D: tl.constexpr, SPLIT: tl.constexpr, D1: tl.constexpr,
@@ -457,61 +461,118 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     ids, unit, half, (D1, D2) = z.new_empty(N, dtype=torch.long), a * b, half_power(codebook), blocks(D)
 
     def run(o): nearest_kernel[triton.cdiv(N, o["BN"]),](q, q_low, k, k_low, unit, half, ids, N, V, D, split, D1, D2, **o)
-    launch(run, NEAREST[split], ("nearest", split, D), N * V)
+    launch(run, NEAREST[split], ("nearest", split, D), z, N * V)
     return ids
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #9350141a
+# %% ../nbs/lib/03_triton_kernels.ipynb #fce0fd26
 #| eval: false
 @triton.jit
-def perturbed(logits, rows, N, seed, C: tl.constexpr, CP: tl.constexpr, BR: tl.constexpr):
-    "Logits plus Gumbel noise (BR, CP), minus infinity beyond the last colour."
+def gumbel_noise(word, FAST: tl.constexpr):
+    "Gumbel noise of random words."
+    e = -tl.log(tl.maximum(tl.uint_to_uniform_float(word), 2.3283064365386963e-10))
+    return -(libdevice.fast_logf(e) if FAST else tl.log(e))
+
+
+@triton.jit
+def words(at, seed):
+    "Four random words of 64-bit counters."
+    low = at.to(tl.uint32)
+    return tl.philox(seed, low, (at >> 32).to(tl.uint32), low * 0, low * 0)
+
+
+@triton.jit
+def one_score(logits, rows, N, seed, c: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr):
+    "Logit plus noise of colour c (BR,)."
+    a, b, d, e = words(rows * ((C + 3) // 4) + c // 4, seed)  # the compiler sees that four colours ask for the same
+    word = (a if c % 4 == 0 else b) if c % 4 < 2 else (d if c % 4 == 2 else e)
+    return tl.load(logits + rows * C + c, mask=rows < N, other=0.0).to(tl.float32) + gumbel_noise(word, FAST)
+
+
+@triton.jit
+def all_scores(logits, rows, N, seed, C: tl.constexpr, CP: tl.constexpr, BR: tl.constexpr, FAST: tl.constexpr):
+    "Logits plus noise of all colours (BR, CP), minus infinity beyond the last."
     group, c = tl.arange(0, CP // 4), tl.arange(0, CP)
-    at = rows[:, None] * ((C + 3) // 4) + group[None, :]
-    low, none = at.to(tl.uint32), tl.zeros([BR, CP // 4], tl.uint32)
-    n0, n1, n2, n3 = tl.philox(seed, low, (at >> 32).to(tl.uint32), none, none)
-    u = tl.uint_to_uniform_float(tl.reshape(tl.join(tl.join(n0, n2), tl.join(n1, n3)), [BR, CP]))
+    a, b, d, e = words(rows[:, None] * ((C + 3) // 4) + group[None, :], seed)
+    noise = gumbel_noise(tl.reshape(tl.join(tl.join(a, d), tl.join(b, e)), [BR, CP]), FAST)
     x = tl.load(logits + rows[:, None] * C + c[None, :], mask=(rows[:, None] < N) & (c[None, :] < C), other=0.0).to(tl.float32)
-    return tl.where(c[None, :] < C, x - tl.log(-tl.log(tl.maximum(u, 2.3283064365386963e-10))), -float("inf"))
+    return tl.where(c[None, :] < C, x + noise, -float("inf"))
 
-
+# %% ../nbs/lib/03_triton_kernels.ipynb #1800155e
+#| eval: false
 @triton.jit(do_not_specialize=["N", "seed"])
-def gumbel_kernel(logits, out, N, seed, C: tl.constexpr, CP: tl.constexpr, BR: tl.constexpr):
+def few_kernel(logits, out, N, seed, C: tl.constexpr, CP: tl.constexpr, BR: tl.constexpr, FAST: tl.constexpr):
+    rows = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
+    best, first = one_score(logits, rows, N, seed, 0, C, FAST), tl.zeros([BR], tl.int32)
+    for c in tl.static_range(1, C):
+        x = one_score(logits, rows, N, seed, c, C, FAST)
+        first = tl.where(x > best, c, first)
+        best = tl.maximum(x, best)
+    for c in tl.static_range(C):
+        tl.store(out + rows * C + c, tl.where(first == c, 1.0, 0.0).to(out.dtype.element_ty), mask=rows < N)
+
+
+@triton.jit(do_not_specialize=["N", "seed", "sharpness"])
+def few_backward_kernel(logits, grad, out, N, seed, sharpness, C: tl.constexpr, CP: tl.constexpr, BR: tl.constexpr,
+                        FAST: tl.constexpr):
+    rows = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
+    top = one_score(logits, rows, N, seed, 0, C, FAST)
+    for c in tl.static_range(1, C): top = tl.maximum(top, one_score(logits, rows, N, seed, c, C, FAST))
+    total, pull = tl.zeros([BR], tl.float32), tl.zeros([BR], tl.float32)
+    for c in tl.static_range(C):
+        p = tl.exp((one_score(logits, rows, N, seed, c, C, FAST) - top) * sharpness)
+        total += p
+        pull += p * tl.load(grad + rows * C + c, mask=rows < N, other=0.0).to(tl.float32)
+    for c in tl.static_range(C):
+        p = tl.exp((one_score(logits, rows, N, seed, c, C, FAST) - top) * sharpness) / total
+        d = p * (tl.load(grad + rows * C + c, mask=rows < N, other=0.0).to(tl.float32) - pull / total) * sharpness
+        tl.store(out + rows * C + c, d.to(out.dtype.element_ty), mask=rows < N)
+
+# %% ../nbs/lib/03_triton_kernels.ipynb #29b4f685
+#| eval: false
+@triton.jit(do_not_specialize=["N", "seed"])
+def many_kernel(logits, out, N, seed, C: tl.constexpr, CP: tl.constexpr, BR: tl.constexpr, FAST: tl.constexpr):
     rows, c = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, CP)
-    x = perturbed(logits, rows, N, seed, C, CP, BR)
+    x = all_scores(logits, rows, N, seed, C, CP, BR, FAST)
     first = tl.min(tl.where(x == tl.max(x, 1)[:, None], c[None, :], CP), 1)
     hot = tl.where(c[None, :] == first[:, None], 1.0, 0.0).to(out.dtype.element_ty)
     tl.store(out + rows[:, None] * C + c[None, :], hot, mask=(rows[:, None] < N) & (c[None, :] < C))
 
 
 @triton.jit(do_not_specialize=["N", "seed", "sharpness"])
-def gumbel_backward_kernel(logits, grad, out, N, seed, sharpness, C: tl.constexpr, CP: tl.constexpr, BR: tl.constexpr):
+def many_backward_kernel(logits, grad, out, N, seed, sharpness, C: tl.constexpr, CP: tl.constexpr, BR: tl.constexpr,
+                         FAST: tl.constexpr):
     rows, c = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, CP)
-    x = perturbed(logits, rows, N, seed, C, CP, BR) * sharpness
-    p = tl.exp(x - tl.max(x, 1)[:, None])
+    x = all_scores(logits, rows, N, seed, C, CP, BR, FAST)
+    p = tl.exp((x - tl.max(x, 1)[:, None]) * sharpness)
     p = p / tl.sum(p, 1)[:, None]
     inside, at = (rows[:, None] < N) & (c[None, :] < C), rows[:, None] * C + c[None, :]
     g = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
     d = p * (g - tl.sum(p * g, 1)[:, None]) * sharpness
     tl.store(out + at, d.to(out.dtype.element_ty), mask=inside)
 
-# %% ../nbs/lib/03_triton_kernels.ipynb #e2fcc840
+# %% ../nbs/lib/03_triton_kernels.ipynb #4d0d50a4
 #| eval: false
-def by_places(kernel, N: int, C: int, *given) -> None:
-    "Run a kernel over N places of C colours each, about 2,048 colours a block."
-    wide = max(4, triton.next_power_of_2(C))
-    high = max(1, 2048 // wide)
-    kernel[triton.cdiv(N, high),](*given, C, wide, high, **({} if INTERPRET else {"num_warps": 4}))
+FEW = 8  # colours that a thread takes one after the other
+
+
+def by_places(few, many, N: int, C: int, *given) -> None:
+    "Run the kernel that suits C colours over N places."
+    width = max(4, triton.next_power_of_2(C))
+    height = 256 if C <= FEW else max(1, 2048 // width)
+    with torch.cuda.device_of(given[0]):
+        (few if C <= FEW else many)[triton.cdiv(N, height),](*given, C, width, height, not INTERPRET,
+                                                             **({} if INTERPRET else {"num_warps": 4}))
 
 
 def gumbel_forward(logits: Tensor, seed: int) -> Tensor:
     "One-hot colours `(N, C)` drawn from logits `(N, C)`."
     out = torch.empty_like(logits)
-    by_places(gumbel_kernel, *logits.shape, logits, out, len(logits), seed)
+    by_places(few_kernel, many_kernel, *logits.shape, logits, out, len(logits), seed)
     return out
 
 
 def gumbel_backward(logits: Tensor, grad: Tensor, tau: float, seed: int) -> Tensor:
     "Gradient of the softmax at temperature tau around the same draw."
     out = torch.empty_like(logits)
-    by_places(gumbel_backward_kernel, *logits.shape, logits, grad.contiguous(), out, len(logits), seed, 1 / tau)
+    by_places(few_backward_kernel, many_backward_kernel, *logits.shape, logits, grad.contiguous(), out, len(logits), seed, 1 / tau)
     return out
