@@ -52,7 +52,7 @@ def _stage(site: Path) -> None:
             lab.write_text(target, (nbs / page).read_text(encoding="utf-8"))
     _copy_plotly(site / "assets" / "plotly.min.js")
     ledger_files(site / "assets")
-    lab.write_text(site / "assets" / "feed.xml", feed((nbs / "log.md").read_text(encoding="utf-8")))
+    if (log := nbs / "log.md").is_file(): lab.write_text(site / "assets" / "feed.xml", feed(log.read_text(encoding="utf-8")))
     if "vtd-live" in (nbs / "index.ipynb").read_text(encoding="utf-8"):
         _put_live(site / "assets" / "live")
 
@@ -63,6 +63,7 @@ def _copy_plotly(target: Path) -> None:
     target.write_bytes((files("plotly") / "package_data" / "plotly.min.js").read_bytes())
 
 
+# %% ../nbs/lib/23_book.ipynb #4340b812
 def _put_live(target: Path) -> None:
     "The default model for the live page, exported once (some 20 s) and kept in `_proc/live`. Where that cannot be done, the page is told why."
     from importlib.util import find_spec
@@ -113,7 +114,8 @@ def setup(app: Any) -> dict[str, Any]:
         raise nodes.SkipNode
 
     def head(app, page, template, context, doctree):
-        tags = head_tags(page, context.get("title", "vtd"), context.get("body", ""))
+        news = (Path(app.srcdir) / "assets" / "feed.xml").is_file()
+        tags = head_tags(page, context.get("title", "vtd"), context.get("body", ""), news)
         context["metatags"] = context.get("metatags", "") + tags
 
     app.connect("html-page-context", head)
@@ -170,6 +172,7 @@ def mend(page: str) -> str:
     return page
 
 
+# %% ../nbs/lib/23_book.ipynb #95c3611a
 def _sphinx(site: Path, out: Path) -> None:
     lab.write_text(site / "conf.py", CONF)
     shutil.copytree(site / "assets", site / "_extra" / "assets")

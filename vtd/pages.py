@@ -331,12 +331,13 @@ def feed(log: str) -> str:
 ABOUT = "An interactive lab book on visual token diffusion: words become grids of colours, and a diffusion model writes pages of them."
 
 
-def head_tags(page: str, title: str, body: str) -> str:
-    """What stands in the head of a page for readers of feeds and for cards: `page` is its name, `body` its HTML."""
+def head_tags(page: str, title: str, body: str, news: bool = True) -> str:
+    """What stands in the head of a page for cards and, if there are `news`, for readers of feeds: `page` is its name, `body` its HTML."""
     said = re.search(r"<blockquote>\s*(?:<div>)?\s*<p>(.*?)</p>", body, re.DOTALL)
     about = " ".join(html.unescape(re.sub(r"<[^>]+>", "", said[1])).split()) if said else ABOUT
     tags = {"description": about, "og:title": title, "og:description": about, "og:type": "article", "og:site_name": "vtd"}
     meta = "".join(f'<meta {"property" if ":" in name else "name"}="{name}" content="{html.escape(text)}" />' for name, text in tags.items())
+    if not news: return meta
     return meta + f'<link rel="alternate" type="application/atom+xml" title="vtd: the log" href="{"../" * page.count("/")}assets/feed.xml" />'
 
 
