@@ -1032,6 +1032,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                          'vtd.lab.RunError': ('lib/lab.html#runerror', 'vtd/lab.py'),
                          'vtd.lab._answer_again': ('lib/lab.html#_answer_again', 'vtd/lab.py'),
                          'vtd.lab._bar': ('lib/lab.html#_bar', 'vtd/lab.py'),
+                         'vtd.lab._effort': ('lib/lab.html#_effort', 'vtd/lab.py'),
                          'vtd.lab._execute': ('lib/lab.html#_execute', 'vtd/lab.py'),
                          'vtd.lab._files': ('lib/lab.html#_files', 'vtd/lab.py'),
                          'vtd.lab._finished': ('lib/lab.html#_finished', 'vtd/lab.py'),

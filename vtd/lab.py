@@ -16,6 +16,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import string
@@ -427,16 +428,24 @@ def answer(chapter: str, template: str) -> Answer:
         raise ValueError(f"the record of {chapter} has no {error}; it has {', '.join(record.numbers)}") from None
 
 # %% ../nbs/lib/22_lab.ipynb #59bf7575
+def _effort(record: Record) -> int:
+    "Tokens that a model was trained on, where a record's parameters tell: of several records of one question the longest run speaks."
+    sizes = [record.parameters.get(k) for k in ("steps", "batch", "length")]
+    return math.prod(sizes) if all(isinstance(x, int) for x in sizes) else 0
+
+
 def _measured() -> dict[str, tuple[str, Claim]]:
-    "Claim -> (record, claim): the chapter that the table names goes before others, its plain record before its variants."
-    found: dict[str, tuple[str, Claim]] = {}
+    """Claim -> (record, claim): the chapter that the table names goes before others, the longest training before shorter ones,
+    a plain record before its variants."""
+    found: dict[str, tuple[tuple, str, Claim]] = {}
     for path in sorted((root() / "results").glob("*.json"), key=lambda p: (p.stem.count("."), p.stem)):
         record = load_record(path)
         for key, claim in record.claims.items():
-            home = key in CLAIMS and CLAIMS[key].chapter == record.chapter
-            if key not in found or (home and CLAIMS[key].chapter != found[key][0].split(".")[0]):
-                found[key] = (path.stem, claim)
-    return found
+            rank = (key in CLAIMS and CLAIMS[key].chapter == record.chapter, _effort(record))
+            if key not in found or rank > found[key][0]:
+                found[key] = (rank, path.stem, claim)
+    return {key: (stem, claim) for key, (_, stem, claim) in found.items()}
+
 
 # %% ../nbs/lib/22_lab.ipynb #f1f85dee
 def _ledger_row(key: str, record: str, claim: Claim) -> dict[str, Any]:

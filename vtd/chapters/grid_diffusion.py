@@ -116,6 +116,9 @@ def judge_claims(out: Standing, runs: dict[str, list[dict]]) -> None:
         apart = n["permuted_minus_whitened"]
         claims["C13"] = {"verdict": lab.combine(lab.verdict(n["bits_permuted_together"], above=unigram), lab.verdict(apart, above=0.02)), "ours": "permuted_minus_whitened", "cause": (
             f"The same codewords dealt to other words cost {apart:+.3f ci} bits a token more than their own (arbitrary ones of equal geometry); they are learned as well: {n['bits_permuted_together']:.3f ci} against {unigram:.3f} from frequencies.")}
+        claims["G2"] = {"claim": "a codebook that means something costs fewer bits than the same codewords dealt to other words", "theirs": "", "verdict": lab.verdict(apart, above=0.0), "ours": apart,
+                        "cause": f"With meaningful codewords {n['bits_whitened_together']:.3f ci} bits a token, dealt to other words {n['bits_permuted_together']:.3f ci}" + (
+                            f", random ones of equal power {n['bits_spherical_together']:.3f ci}" if "bits_spherical_together" in n else "") + "."}
     for claim in claims.values():
         if isinstance(claim["ours"], str): claim["ours"] = n[claim["ours"]]
 
