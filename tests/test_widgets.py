@@ -201,6 +201,17 @@ def test_an_error_in_the_thread_is_shown_and_raised_by_wait(somebody):
     soon(lambda: tool.widget.news["error"] == "TrainingError: the loss became nan at step 7" and tool.widget.news["state"] == "failed")
 
 
+def test_a_picture_that_cannot_be_cut_is_told(monkeypatch):
+    """Live in the widget, while the run goes on; where nobody watches it is an error of the cell."""
+    def make(): return widgets.LiveTraining(lambda control: fit(Codec(6, "4x5x3"), torch.arange(6), steps=3, control=control, progress=False), shape="3x3x3")
+    monkeypatch.delenv("VTD_HEADLESS", raising=False)
+    tool = make()
+    assert tool.wait(20).finished
+    soon(lambda: "a page of 3x3x3 grids is" in tool.widget.news["error"])
+    monkeypatch.setenv("VTD_HEADLESS", "1")
+    with pytest.raises(ValueError, match="a page of 3x3x3 grids is"): make()
+
+
 def test_another_run_stops_the_one_before(somebody):
     first = watch(Slow())
     second = watch(Slow(), steps=2)
@@ -335,7 +346,7 @@ def test_a_record_stays_small_and_even():
 def test_no_script_makes_markup_out_of_words():
     every = stage.SHARED + stage.ASK + stage.LIVE + stage.RECORDED + "".join(getattr(scripts, n) for n in ("INSPECT", "DENOISE", "COMPOSE", "MAP", "WATCH"))
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "http"): assert word not in every
-    assert "prefers-reduced-motion" in stage.STYLE_PARTS and "prefers-reduced-motion" in scripts.WATCH
+    assert "prefers-reduced-motion" in scripts.WATCH and "transition" not in stage.STYLE + stage.STYLE_PARTS  # nothing else moves by itself
 
 
 def test_the_tools_know_no_model():

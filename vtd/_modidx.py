@@ -1481,7 +1481,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'vtd.widgets.LiveTraining.__repr__': ('lib/widgets.html#livetraining.__repr__', 'vtd/widgets.py'),
                              'vtd.widgets.LiveTraining._repr_mimebundle_': ( 'lib/widgets.html#livetraining._repr_mimebundle_',
                                                                              'vtd/widgets.py'),
-                             'vtd.widgets.LiveTraining.still': ('lib/widgets.html#livetraining.still', 'vtd/widgets.py'),
                              'vtd.widgets.LiveTraining.wait': ('lib/widgets.html#livetraining.wait', 'vtd/widgets.py'),
                              'vtd.widgets.MapExplorer': ('lib/widgets.html#mapexplorer', 'vtd/widgets.py'),
                              'vtd.widgets.MapExplorer.__init__': ('lib/widgets.html#mapexplorer.__init__', 'vtd/widgets.py'),

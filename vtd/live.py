@@ -24,7 +24,7 @@ def headless() -> bool:
     "Whether nobody watches: `VTD_HEADLESS` is set, as papermill runs and tests set it."
     return bool(os.environ.get("VTD_HEADLESS"))
 
-# %% ../nbs/lib/21_live.ipynb #2de6b5bf
+# %% ../nbs/lib/21_live.ipynb #47a226d5
 class Record:
     "What is kept of a run: `frames` snapshots with their pictures, `points` of its curves, the newest, and those a person keeps."
 
@@ -39,12 +39,12 @@ class Record:
 
     def add(self, snapshot: Snapshot) -> None:
         if not self._seen: self.names = list(snapshot.metrics)
-        self.recent.append(snapshot)
         if self._seen % self._every == 0: self.snapshots.append(snapshot)
         if self._seen % self._stride == 0: self.rows.append(self.row(snapshot))
         self._seen += 1
         if len(self.snapshots) > 2 * self.frames: self.snapshots, self._every = self.snapshots[::2], 2 * self._every
         if len(self.rows) > 2 * self.points: self.rows, self._stride = self.rows[::2], 2 * self._stride
+        self.recent.append(snapshot)  # last: another thread that finds it there finds its row as well
 
     def row(self, snapshot: Snapshot) -> list[float]:
         return [snapshot.step, snapshot.loss, *(float(snapshot.metrics.get(name, math.nan)) for name in self.names)]
@@ -54,7 +54,8 @@ class Record:
 
     def curves(self) -> np.ndarray:
         "Step, loss and metrics `(points, 2 + metrics)`, float32, up to the newest."
-        rows = self.rows + ([self.row(self.newest)] if self.newest and self.rows[-1][0] != self.newest.step else [])
+        rows, newest = list(self.rows), self.newest
+        if newest and rows[-1][0] != newest.step: rows.append(self.row(newest))
         return np.asarray(rows, np.float32).reshape(len(rows), 2 + len(self.names))
 
     def story(self) -> list[Snapshot]:

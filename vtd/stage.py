@@ -42,7 +42,7 @@ STYLE = """
 .vtd-live [role=alert]:empty{display:none}
 """
 
-# %% ../nbs/lib/21_stage.ipynb #497c613f
+# %% ../nbs/lib/21_stage.ipynb #51d42b2a
 STYLE_PARTS = """
 .vtd-live .slide{display:flex;align-items:center;gap:10px;flex:1 1 260px;min-width:0}
 .vtd-live .slide output{flex:none;min-width:6em;font-size:.92em;opacity:.8;font-variant-numeric:tabular-nums}
@@ -66,7 +66,6 @@ STYLE_PARTS = """
 .vtd-live h4{margin:0 0 6px;font:inherit;font-weight:600;overflow:hidden;text-overflow:ellipsis;white-space:pre}
 .vtd-live .scroll{max-height:430px;overflow:auto;padding:2px}
 .vtd-live .map{display:block;width:100%;height:380px;touch-action:none;cursor:grab;border-radius:6px;box-shadow:inset 0 0 0 1px var(--thin)}
-@media (prefers-reduced-motion:no-preference){.vtd-live .bar i{transition:width .12s}}
 """
 
 # %% ../nbs/lib/21_stage.ipynb #5f440252
@@ -170,7 +169,7 @@ def squeeze(script: str) -> str:
     "A script or a style without the blanks at the start of its lines."
     return "\n".join(line.strip() for line in script.splitlines() if line.strip())
 
-# %% ../nbs/lib/21_stage.ipynb #d0f6b8e8
+# %% ../nbs/lib/21_stage.ipynb #b4b834e4
 def needed(script: str) -> str:
     "A script after those shared helpers that it uses, and those that they use."
     rest = [part for part in re.split(r"^(?=const )", SHARED + ASK, flags=re.M) if part.strip()]
@@ -185,8 +184,8 @@ def worn(script: str) -> str:
         plain = re.sub(r":[a-z-]+(\([^)]*\))?|\[[^]]*\]|\.vtd-live", " ", selector)
         return all(re.search(rf"'[^']*\b{name}\b", script) for name in re.findall(r"[a-z0-9]+", plain))
 
-    rules = [rule for rule in re.split(r"^(?=[.@])", STYLE + STYLE_PARTS, flags=re.M) if rule.strip()]
-    return squeeze("".join(rule for rule in rules if rule[0] == "@" or any(map(made, rule.split("{")[0].split(",")))))
+    rules = [rule for rule in re.split(r"^(?=[.])", STYLE + STYLE_PARTS, flags=re.M) if rule.strip()]
+    return squeeze("".join(rule for rule in rules if any(map(made, rule.split("{")[0].split(",")))))
 
 # %% ../nbs/lib/21_stage.ipynb #fae6155c
 def still(script: str, data: dict, answers: dict) -> str:

@@ -215,7 +215,7 @@ class MapExplorer(Tool):
             data["groups"] = [names.index(g) for g in groups]
         super().__init__(data, [])
 
-# %% ../nbs/lib/21_widgets.ipynb #b047ba3e
+# %% ../nbs/lib/21_widgets.ipynb #db0db6e1
 class Screen(anywidget.AnyWidget):
     "The widget of a run: what it is called, its news, the newest grids (RGB bytes) and the curves (float32)."
 
@@ -233,10 +233,10 @@ def news_of(run: Run, kept: list[Snapshot]) -> dict:
     "What there is to say of a run, small enough to be said many times a second."
     s = run.record.newest or Snapshot(0, 0, math.nan, 0.0)
     return {"state": run.state, "step": s.step, "steps": s.steps, "loss": number(s.loss), "rate": number(s.rate), "seconds": s.seconds,
-            "metrics": {str(k): number(v) for k, v in s.metrics.items()}, "gradients": {str(k): number(v) for k, v in s.gradients.items()},
+            "metrics": {name: number(s.metrics.get(name, math.nan)) for name in run.record.names}, "gradients": {str(k): number(v) for k, v in s.gradients.items()},
             "kept": [k.step for k in kept], "error": f"{type(run.error).__name__}: {run.error}" if run.error else ""}
 
-# %% ../nbs/lib/21_widgets.ipynb #969a15e2
+# %% ../nbs/lib/21_widgets.ipynb #0a7ac173
 class LiveTraining:
     """A training run to watch and steer: pause, step, stop, learning rate, temperature, keep a moment.
 
@@ -255,7 +255,9 @@ class LiveTraining:
         if temperature and not 0 < temperature[0] <= temperature[2] <= temperature[1]: raise ValueError(f"temperature is (least, most, now), above 0, got {temperature}")
         if LiveTraining.current is not None: LiveTraining.current.control.stop()
         self.run = Run(train, frames=frames, hz=hz)
-        if self.run.inline: return
+        if self.run.inline:
+            self.page = Watched(self.run, shape=self.shape, words=self.words, alt=alt)._repr_html_()  # here, where an error is one of the cell
+            return
         LiveTraining.current, self._sent = self, None
         self.widget = Screen(setup={"words": self.words, "alt": alt, "temperature": temperature}, news=news_of(self.run, []))
         self.widget.on_msg(self._heard)
@@ -271,15 +273,11 @@ class LiveTraining:
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         if self.widget is not None: return bundle(self.widget, repr(self))
-        return {"text/html": self.still(), "text/plain": repr(self)}
-
-    def still(self) -> str:
-        "HTML of what was recorded, for a page without a kernel."
-        return Watched(self.run, shape=self.shape, words=self.words, alt=self.alt)._repr_html_()
+        return {"text/html": self.page, "text/plain": repr(self)}
 
     def __repr__(self) -> str: return f"LiveTraining({self.run.says()})"
 
-# %% ../nbs/lib/21_widgets.ipynb #b7ded544
+# %% ../nbs/lib/21_widgets.ipynb #1c059cea
 def _publish(self: LiveTraining) -> None:
     "Sends the newest, `hz` times a second at most, until the run is over."
     over = False
@@ -287,7 +285,10 @@ def _publish(self: LiveTraining) -> None:
         self.run.changed.wait(1.0)
         self.run.changed.clear()
         over = self.run.over.is_set()
-        self._send()
+        try: self._send()
+        except Exception as error:  # noqa: BLE001  a picture that cannot be cut, say: told in the widget; the run goes on
+            self.widget.news = news_of(self.run, self.kept) | {"error": f"nothing can be shown: {error}", "step": 0}
+            return
         time.sleep(1 / self.hz)
 
 
