@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -109,8 +110,7 @@ def test_posterior_of_many_shapes(device, backend, kind):
 def test_cross_entropy_of_many_shapes(device, backend, kind, monkeypatch):
     if backend == "triton":  # several pieces of the table, so that their edges are met
         from vtd import triton_kernels
-        monkeypatch.setattr(triton_kernels, "ROWS", 64)
-        monkeypatch.setattr(triton_kernels, "COLUMNS", 96)
+        monkeypatch.setattr(triton_kernels, "PIECE", dict.fromkeys((False, True), (64, 96)))
     worst = dict.fromkeys(("loss", "h", "W", "bias"), 0.0)
     for seed, (N, V, D) in enumerate(MANY):
         z, book, level, sent = problem(N, V, D, seed, kind=kind, device=device)
@@ -307,6 +307,26 @@ def test_references_never_hold_the_table(monkeypatch):
         (post.mean.sum() + post.entropy.sum() + codeword_cross_entropy(h, W, z, book, level, sent).sum()).backward()
         nearest_codeword(z, book)
     assert Largest.size <= 2**14
+
+
+@on_torch
+def test_a_reference_keeps_nothing_of_its_pieces(monkeypatch):
+    """However many pieces there are, and whichever result is pulled at, few of their tables are alive at once."""
+    tables, most, made = weakref.WeakSet(), [], kernels.filter_scores
+
+    def watched(*given):
+        tables.add(out := made(*given))
+        most.append(len(tables))
+        return out
+    monkeypatch.setattr(kernels, "filter_scores", watched)
+    monkeypatch.setattr(kernels, "BUDGET", 2**10)
+    z, book, level, sent = problem(200, 300, 12, 0)
+    z, h, W = leaf(z), leaf(torch.randn(200, 8)), leaf(torch.randn(300, 8))
+    for f in (lambda: codeword_posterior(z, book, level).mean, lambda: codeword_posterior(z, book, level).entropy,
+              lambda: codeword_cross_entropy(h, W, z, book, level, sent)):
+        most.clear()
+        f().sum().backward()
+        assert len(most) > 100 and max(most) <= 3
 
 
 @pytest.mark.skipif(not CUDA or INTERPRETED, reason="needs a GPU")
