@@ -109,8 +109,7 @@ def test_posterior_of_many_shapes(device, backend, kind):
 def test_cross_entropy_of_many_shapes(device, backend, kind, monkeypatch):
     if backend == "triton":  # several pieces of the table, so that their edges are met
         from vtd import triton_kernels
-        monkeypatch.setattr(triton_kernels, "ROWS", 64)
-        monkeypatch.setattr(triton_kernels, "COLUMNS", 96)
+        monkeypatch.setattr(triton_kernels, "PIECE", dict.fromkeys((False, True), (64, 96)))
     worst = dict.fromkeys(("loss", "h", "W", "bias"), 0.0)
     for seed, (N, V, D) in enumerate(MANY):
         z, book, level, sent = problem(N, V, D, seed, kind=kind, device=device)
@@ -307,6 +306,22 @@ def test_references_never_hold_the_table(monkeypatch):
         (post.mean.sum() + post.entropy.sum() + codeword_cross_entropy(h, W, z, book, level, sent).sum()).backward()
         nearest_codeword(z, book)
     assert Largest.size <= 2**14
+
+
+@on_torch
+def test_a_reference_keeps_nothing_of_its_pieces(monkeypatch):
+    """What is still held after backward, its results alive, whichever of them was pulled at: far less than one table."""
+    monkeypatch.setattr(kernels, "BUDGET", 2**14)
+    N, V = 600, 800
+    z, book, level, sent = problem(N, V, 12, 0)
+    z, h, W = leaf(z), leaf(torch.randn(N, 8)), leaf(torch.randn(V, 8))
+    for f in (lambda: codeword_posterior(z, book, level), lambda: codeword_posterior(z, book, level)[::-1][1:],
+              lambda: [codeword_cross_entropy(h, W, z, book, level, sent)]):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+            results = f()
+            results[0].sum().backward()
+        held = sum(e.self_cpu_memory_usage for e in seen.key_averages())
+        assert held < N * V * 4 / 4, (held, len(results))
 
 
 @pytest.mark.skipif(not CUDA or INTERPRETED, reason="needs a GPU")
