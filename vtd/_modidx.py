@@ -648,6 +648,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                          'vtd.cli.run': ('lib/cli.html#run', 'vtd/cli.py'),
                          'vtd.cli.save_pages': ('lib/cli.html#save_pages', 'vtd/cli.py'),
                          'vtd.cli.serve': ('lib/cli.html#serve', 'vtd/cli.py'),
+                         'vtd.cli.show_run': ('lib/cli.html#show_run', 'vtd/cli.py'),
                          'vtd.cli.train': ('lib/cli.html#train', 'vtd/cli.py'),
                          'vtd.cli.write': ('lib/cli.html#write', 'vtd/cli.py')},
             'vtd.clocks': { 'vtd.clocks.Schedule': ('lib/clocks.html#schedule', 'vtd/clocks.py'),

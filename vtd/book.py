@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,14 @@ from vtd.pages import (  # noqa: F401 -- one door for readers of the book
 )
 
 # %% ../nbs/lib/23_book.ipynb #6b79b6e9
-def _stage(site: Path) -> None:
+def _stage(site: Path, shown: Mapping[str, Path]) -> None:
     nbs = lab.root() / "nbs"
     shutil.rmtree(site, ignore_errors=True)
     shutil.copytree(nbs / "assets", site / "assets")
     for page in (p for _, pages in contents() for p in pages):
         target = site / page
         if page.endswith(".ipynb"):
-            lab.write_text(target, json.dumps(prepare(page), ensure_ascii=False))
+            lab.write_text(target, json.dumps(prepare(page, shown.get(page)), ensure_ascii=False))
         else:
             lab.write_text(target, (nbs / page).read_text(encoding="utf-8"))
     _copy_plotly(site / "assets" / "plotly.min.js")
@@ -256,10 +256,11 @@ def check_site(folder: Path) -> None:
         raise ValueError(f"the site has {len(wrong)} faults: " + "; ".join(dict.fromkeys(wrong[:5])))
 
 # %% ../nbs/lib/23_book.ipynb #40167987
-def build(out: str | Path = "_docs", quarto: bool | None = None) -> Path:
+def build(out: str | Path = "_docs", quarto: bool | None = None, shown: Mapping[str, Path] | None = None) -> Path:
     """Make the site from the notebooks and the finished runs; returns its folder.
 
-    `quarto`: True for Quarto, False for Sphinx, None for whichever is there. Executes nothing.
+    `quarto`: True for Quarto, False for Sphinx, None for whichever is there. `shown`: folders of runs to show, by chapter, instead
+    of those with the default parameters. Executes nothing.
     Raises `ValueError` for a fault in the
     table of contents or on a page, `RunError` if the renderer fails."""
     program = shutil.which("quarto") if quarto is not False else None
@@ -268,7 +269,7 @@ def build(out: str | Path = "_docs", quarto: bool | None = None) -> Path:
     book, out = lab.root(), lab.root() / out
     site, made = book / "_proc" / "site", book / "_proc" / "html"
     shutil.rmtree(made, ignore_errors=True)
-    _stage(site)
+    _stage(site, {lab.chapter_path(name).relative_to(book / "nbs").as_posix(): run for name, run in (shown or {}).items()})
     _quarto(site, made, program) if program else _sphinx(site, made)
     check_site(made)
     old = book / "_proc" / "old"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Model', 'Device', 'Seed', 'EXTRAS', 'fail', 'main', 'train', 'report', 'write', 'check_picture', 'save_pages',
-           'read', 'run', 'results', 'serve', 'doctor', 'clip_weights']
+           'read', 'show_run', 'run', 'results', 'serve', 'doctor', 'clip_weights']
 
 # %% ../nbs/lib/23_cli.ipynb #bf6ffa54
 import os
@@ -169,6 +169,15 @@ def read(
     columns = meta.get("columns") or writer.length
     for row in torch.as_tensor(patterns).split(columns): print(writer.read(row))
 
+# %% ../nbs/lib/23_cli.ipynb #39d3b817
+def show_run(chapter: str, run: Path) -> Path:
+    "Makes the site with a run on its chapter's page; that page."
+    from vtd import book, lab
+
+    site = book.build(shown={chapter: run})
+    return site / "chapters" / f"{lab.chapter_path(chapter).stem}.html"
+
+
 # %% ../nbs/lib/23_cli.ipynb #d95e8be6
 @app.command()
 def run(
@@ -176,6 +185,7 @@ def run(
     parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value, as often as wanted.")] = None,
     variant: Annotated[str | None, typer.Option(help="Parameters from the file NN_name.VARIANT.yaml beside the chapter.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Run even if this very run is there.")] = False,
+    page: Annotated[bool, typer.Option("--page", help="Make the site again, with this run on the chapter's page.")] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Put its results in place of the published ones.")] = False,
 ):
     "Re-run a chapter with other parameters, by papermill; its record goes to _runs/."
@@ -189,6 +199,7 @@ def run(
     print(record.text())
     print(f"notebook and record: {lab.find_run(chapter, **chosen)}")
     if publish: print(f"published: {lab.publish(chapter, variant, **chosen)}")
+    if page: print(f"its page: {show_run(chapter, lab.find_run(chapter, **chosen))}")
 
 
 @app.command()

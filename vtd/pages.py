@@ -161,10 +161,10 @@ def run_box(chapter: str) -> str:
     )
 
 # %% ../nbs/lib/22_pages.ipynb #3710b859
-def provenance(chapter: str) -> str:
+def provenance(chapter: str, run: Path | None = None) -> str:
     """Where the numbers of a chapter come from, as HTML,
-    from `run.json` of its run or else from the published record."""
-    folder, record = lab.find_run(chapter), lab.published(chapter)
+    from `run.json` of its run (by default the one with the default parameters) or else from the published record."""
+    folder, record = run or lab.find_run(chapter), lab.published(chapter)
     if folder is None and record is None:
         return '<div class="vtd-provenance">This chapter has not been run yet.</div>'
     story = json.loads((folder / "run.json").read_text(encoding="utf-8")) if folder else record.model_dump()
@@ -246,9 +246,10 @@ def _raw(source: str, name: str) -> dict:
     return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
 
 
-def _executed(page: str) -> Path:
-    "The notebook with the outputs to show: of the finished run, of this build, or the one that is published."
+def _executed(page: str, run: Path | None = None) -> Path:
+    "The notebook with the outputs to show: of the run that is asked for, of the finished run, of this build, or the one that is published."
     book = lab.root()
+    if run: return run / "notebook.ipynb"
     if page.startswith("chapters/"):
         folder = lab.find_run(next(slug for slug, path in lab.chapters().items() if path == book / "nbs" / page))
         return folder / "notebook.ipynb" if folder else book / "nbs" / page
@@ -260,9 +261,9 @@ def _executed(page: str) -> Path:
     )
 
 
-def _with_box(cells: list[dict], chapter: str) -> list[dict]:
+def _with_box(cells: list[dict], chapter: str, run: Path | None = None) -> list[dict]:
     at = next((i for i, c in enumerate(cells) if "parameters" in c["metadata"].get("tags", [])), len(cells) - 1) + 1
-    return [*cells[:at], _raw(run_box(chapter), "run-box"), *cells[at:], _raw(provenance(chapter), "provenance")]
+    return [*cells[:at], _raw(run_box(chapter), "run-box"), *cells[at:], _raw(provenance(chapter, run), "provenance")]
 
 # %% ../nbs/lib/22_pages.ipynb #f3dfc7a9
 def references(book: Path | None = None) -> dict[str, dict]:
@@ -364,14 +365,14 @@ def check_answers(cells: Iterable[Mapping[str, Any]], page: str) -> None:
 
 
 # %% ../nbs/lib/22_pages.ipynb #82735642
-def prepare(page: str) -> dict:
+def prepare(page: str, run: Path | None = None) -> dict:
     """A page as the notebook that a renderer reads: cells for readers, script,
-    and for a chapter its box and provenance."""
-    notebook = json.loads(_executed(page).read_text(encoding="utf-8"))
+    and for a chapter its box and provenance; `run`: the folder of another run of it that is to be shown."""
+    notebook = json.loads(_executed(page, run).read_text(encoding="utf-8"))
     check_answers(notebook["cells"], page)
     cells = reader_cells(notebook["cells"], page)
     if page.startswith("chapters/"):
-        cells = _with_box(cells, re.sub(r"^\d+_", "", Path(page).stem).replace("_", "-"))
+        cells = _with_box(cells, re.sub(r"^\d+_", "", Path(page).stem).replace("_", "-"), run)
     cells, up = cite(cells, references()), "../" * page.count("/")
     cells.append(_raw(f'<script defer src="{up}assets/book.js"></script>', "book-script"))
     if any("vtd-live" in cell["source"] for cell in cells):
