@@ -21,7 +21,7 @@ def small(folder, **more):
 
 def test_a_small_run_answers_every_claim_and_is_read_again(folder):
     out = chapter.run(**small(folder))
-    assert {"C13", "C16", "C33", "G1"} == set(out.claims) and out.claims["C33"]["verdict"] == "refuted"
+    assert {"C13", "C16", "C33", "G1", "G2"} == set(out.claims) and out.claims["C33"]["verdict"] == "refuted"
     assert all(np.isfinite(x.value) for x in out.numbers.values()) and "\n" not in "".join(v["cause"] for v in out.claims.values())
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert chapter.run(**small(folder)).numbers == out.numbers
