@@ -17,11 +17,11 @@ WALK = {
     "sizes:list[int] = [1]  # lengths of a step\nseeds:list[int] = [0]  # of the steps",
     "imports": "#| export\nimport os\nimport random\nimport time\nfrom types import SimpleNamespace",
     "run": "#| export\ndef run(*, steps=20, drift=0.0, kind='plain', sizes=(1,), seeds=(0,)):\n"
-    "    if 'WALK_LOG' in os.environ:\n        with open(os.environ['WALK_LOG'], 'a') as log: log.write(f'{os.getpid()} {drift} {seeds[0]}\\n')\n"
+    "    if 'WALK_LOG' in os.environ:\n        with open(os.environ['WALK_LOG'], 'a') as log: log.write(f'{os.getpid()} {drift} {seeds[0]} {kind}\\n')\n"
     "    time.sleep(float(os.environ.get('WALK_SECONDS', 0)))\n"
     "    if kind == 'pair' and len(seeds) < 2: raise ValueError('an interval needs two seeds or more')\n"
     "    if kind == 'die': os.kill(os.getpid(), 9)\n"
-    "    if kind == 'flaky' and open(os.environ['WALK_LOG']).read().count(f' {seeds[0]}\\n') < 3: raise OSError('the disk is away')\n"
+    "    if kind == 'flaky' and open(os.environ['WALK_LOG']).read().count(f' {kind}\\n') < 2: raise OSError('the disk is away')\n"
     "    walks = [sum(random.Random(f'{seed} {i}').choice(sizes) * random.Random(f'{i} {seed}').gauss(drift, 1) for i in range(steps)) for seed in seeds]\n"
     "    return SimpleNamespace(numbers={'distance': sum(walks) / len(walks), 'steps': steps}, "
     "claims={'C8': {'verdict': 'holds', 'ours': 'distance', 'cause': 'it walked'}})",

@@ -1308,6 +1308,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'vtd.sweep.Swept.__str__': ('lib/sweep.html#swept.__str__', 'vtd/sweep.py'),
                            'vtd.sweep.Swept.done': ('lib/sweep.html#swept.done', 'vtd/sweep.py'),
                            'vtd.sweep._await_records': ('lib/sweep.html#_await_records', 'vtd/sweep.py'),
+                           'vtd.sweep._await_worker': ('lib/sweep.html#_await_worker', 'vtd/sweep.py'),
                            'vtd.sweep._check_run': ('lib/sweep.html#_check_run', 'vtd/sweep.py'),
                            'vtd.sweep._connect': ('lib/sweep.html#_connect', 'vtd/sweep.py'),
                            'vtd.sweep._cores': ('lib/sweep.html#_cores', 'vtd/sweep.py'),

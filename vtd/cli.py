@@ -235,6 +235,7 @@ def report_sweep(found, where: str) -> None:
     if not found.failed: return
     reasons = list(found.failed.values())
     for reason in dict.fromkeys(reasons): print(f"vtd: {reasons.count(reason)} failed: {reason}", file=sys.stderr)
+    if len(found.jobs[0].seeds) == 1 and any("seeds" in r for r in reasons): print("vtd: several seeds for each run: --block 2", file=sys.stderr)
     raise SystemExit(1)
 
 
