@@ -13,7 +13,8 @@ CHAPTERS = sorted((ROOT / "nbs" / "chapters").glob("*.ipynb"))
 HOMES = {"plotly": "viz", "papermill": "lab", "duckdb": "lab", "open_clip": "features", "umap": "layouts",
          "sentence_transformers": "features", "ipywidgets": "widgets", "anywidget": "widgets", "triton": "triton_kernels",
          "tokenizers": "text", "datasets": "text", "typer": "cli", "sphinx": "book",
-         "onnx": "browser", "onnxscript": "browser", "onnxruntime": "browser"}
+         "onnx": "browser", "onnxscript": "browser", "onnxruntime": "browser",
+         "dask": "sweep", "distributed": "sweep", "dask_jobqueue": "sweep", "dask_kubernetes": "sweep"}
 
 
 def code(path):
@@ -75,7 +76,7 @@ def test_import_cells_stand_alone():
 @pytest.mark.parametrize("name, absent", [
     ("vtd.grids", ["torch", "PIL", "plotly"]), ("vtd.text", ["torch", "tokenizers", "datasets"]),
     ("vtd.diffusion", ["plotly", "umap", "ipywidgets", "papermill", "open_clip", "datasets", "pandas"]),
-    ("vtd.cli", ["torch", "plotly", "papermill"])])
+    ("vtd.sweep", ["torch", "dask", "distributed", "pandas"]), ("vtd.cli", ["torch", "plotly", "papermill", "dask"])])
 def test_light_imports(name, absent):
     script = f"import sys, {name}; print([m for m in {absent!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "[]"

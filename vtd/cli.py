@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Model', 'Device', 'Seed', 'EXTRAS', 'fail', 'main', 'train', 'report', 'write', 'check_picture', 'save_pages',
-           'read', 'show_run', 'run', 'results', 'serve', 'doctor', 'clip_weights']
+           'read', 'show_run', 'run', 'serve', 'sweep', 'report_sweep', 'results', 'doctor', 'clip_weights']
 
 # %% ../nbs/lib/23_cli.ipynb #bf6ffa54
 import os
@@ -203,19 +203,68 @@ def run(
 
 
 @app.command()
-def results(query: Annotated[str | None, typer.Argument(help='SQL over the table results, such as "select * from results where n > 10".')] = None):
-    "The published numbers, or an SQL query on them."
-    from vtd import lab
-
-    print(lab.results(query).to_string(index=False))
-
-
-@app.command()
 def serve(port: Annotated[int, typer.Option(help="Port on this machine.")] = 8000):
     "Serve the built book at http://127.0.0.1:PORT (make book builds it)."
     from vtd import book
 
     book.serve(port)
+
+# %% ../nbs/lib/23_cli.ipynb #f941bdb0
+@app.command()
+def sweep(
+    chapter: Annotated[str, typer.Argument(help="A chapter's name, such as gradient-flow.")],
+    seeds: Annotated[str, typer.Option(help="0:100 (the end is not included) or 0,4,7.")] = "0:10",
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="name=a,b,c: each value with each of the others, as often as wanted.")] = None,
+    block: Annotated[int, typer.Option(help="Seeds of one run; many chapters want two or more.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each. Default: one for each core here.")] = None,
+    cluster: Annotated[str, typer.Option(help="local, slurm, kubernetes, or the address of a running Dask scheduler.")] = "local",
+    retries: Annotated[int, typer.Option(min=0, help="How often a run is tried again after an error, or after its worker died.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Folder for the records, seen by all machines. Default: _runs/sweeps.")] = None,
+):
+    """Run a chapter's experiment for every combination of parameters and every seed, on a cluster.
+
+    What is done is not run again, so after Ctrl-C, or whatever happened, the same command goes on.
+
+    \b
+    vtd sweep gradient-flow --seeds 0:100 --block 5 -p lr=0.002,0.004
+    vtd sweep composition --seeds 0:20 --block 10 --cluster tcp://head-node:8786
+    """
+    from vtd import sweep as sweeps
+
+    grid = sweeps.parse_grid(chapter, parameter or [])
+    try: found = sweeps.sweep(chapter, sweeps.parse_seeds(seeds), grid, block=block, workers=workers, cluster=cluster, retries=retries, out=out)
+    except KeyboardInterrupt:
+        print("vtd: stopped; what is done is kept, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
+    report_sweep(found, f" --out {out}" if out else "")
+
+# %% ../nbs/lib/23_cli.ipynb #d5087d30
+def report_sweep(found, where: str) -> None:
+    "How a sweep ended; exit status 1 if a run failed."
+    print(f"{found} in {found.folder}")
+    if found.done: print(f"""ask: vtd results{where} "select name, avg(value), count(*) from runs where chapter = '{found.jobs[0].chapter}' group by all" """.rstrip())
+    if not found.failed: return
+    reasons = list(found.failed.values())
+    for reason in dict.fromkeys(reasons): print(f"vtd: {reasons.count(reason)} failed: {reason}", file=sys.stderr)
+    if len(found.jobs[0].seeds) == 1 and any("seeds" in r for r in reasons): print("vtd: several seeds for each run: --block 2", file=sys.stderr)
+    raise SystemExit(1)
+
+
+@app.command()
+def results(
+    query: Annotated[str | None, typer.Argument(help='SQL over the tables results and runs, such as "select * from results where n > 10".')] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder that vtd sweep was given.")] = None,
+):
+    """What there is: published records and sweeps; or an SQL query on their numbers.
+
+    \b
+    results: chapter, name, value, low, high, n, record
+    runs:    chapter, run, parameters (JSON), seed, seeds, commit, name, value, low, high, n
+    vtd results "select parameters->>'lr' as lr, avg(value) from runs where name = 'slope' group by all"
+    """
+    from vtd import lab
+
+    print(lab.results(query, out).to_string(index=False) if query else "\n".join(lab.overview(out)))
 
 # %% ../nbs/lib/23_cli.ipynb #78c5b240
 EXTRAS = {"clip": "open_clip", "offline": "sentence_transformers", "umap": "umap", "lab": "papermill", "hub": "datasets",

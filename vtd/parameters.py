@@ -158,9 +158,13 @@ def describe(chapter: str) -> list[str]:
     ]
 
 
-def validate(chapter: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a chapter, the given ones checked, the others at their defaults. Raises `ParameterError`."""
-    model = Parameters(chapter)
+def validate(
+    chapter: str, parameters: Mapping[str, Any], model: type[ChapterParameters] | None = None
+) -> dict[str, Any]:
+    """All parameters of a chapter, the given ones checked, the others at their defaults. Raises `ParameterError`.
+
+    `model`: `Parameters(chapter)`, where many are checked."""
+    model = model or Parameters(chapter)
     try:
         return model(**parameters).model_dump()
     except pydantic.ValidationError as error:

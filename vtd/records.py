@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Verdict', 'CLAIM_TABLE', 'CLAIMS', 'Number', 'mean_interval', 'mean_share', 'proportion', 'verdict', 'combine',
-           'Claim', 'Record', 'write_text', 'load_record', 'run_id', 'run_folder', 'save', 'Row']
+           'Claim', 'Record', 'write_text', 'load_record', 'run_namer', 'run_id', 'run_folder', 'make_record', 'save',
+           'Row']
 
 # %% ../nbs/lib/21_records.ipynb #77cb36b9
 import contextlib
@@ -18,14 +19,14 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 from pydantic import ConfigDict, FiniteFloat
 
-from .parameters import _cells, _package, chapter_path, root, validate
+from .parameters import Parameters, _cells, _package, chapter_path, root, validate
 
 # %% ../nbs/lib/21_records.ipynb #652878ef
 @pydantic.dataclasses.dataclass(frozen=True, repr=False, config=ConfigDict(extra="forbid"))
@@ -205,15 +206,25 @@ def _package_digest() -> str:
     return digest.hexdigest()
 
 
-def run_id(chapter: str, parameters: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name a run: a hash of the chapter, the package and the (checked) parameters."""
-    path = chapter_path(chapter)
+def run_namer(chapter: str) -> Callable[[Mapping[str, Any]], str]:
+    """The function that names runs of a chapter as it is now, for naming many; see `run_id`."""
+    path, model = chapter_path(chapter), Parameters(chapter)
     cells = [(c["cell_type"], c["source"]) for c in _cells(path)]
     exported = re.search(r"#\|\s*default_exp\s+(\S+)", "\n".join(source for _, source in cells))
     module = _package().joinpath(*exported[1].split(".")).with_suffix(".py") if exported else None
     code = module.read_text(encoding="utf-8") if module and module.is_file() else ""
-    key = [cells, code, _package_digest(), _versions()["vtd"], validate(chapter, parameters)]
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    same = json.dumps([cells, code, _package_digest(), _versions()["vtd"]], sort_keys=True).removesuffix("]")
+
+    def name(parameters: Mapping[str, Any]) -> str:
+        checked = json.dumps(validate(chapter, parameters, model), sort_keys=True)
+        return hashlib.sha256(f"{same}, {checked}]".encode()).hexdigest()[:12]
+
+    return name
+
+
+def run_id(chapter: str, parameters: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a run: a hash of the chapter, the package and the (checked) parameters."""
+    return run_namer(chapter)(parameters)
 
 # %% ../nbs/lib/21_records.ipynb #e56c7edf
 def _versions() -> dict[str, str]:
@@ -275,7 +286,7 @@ def run_folder(chapter: str, parameters: Mapping[str, Any]) -> Path:
     return root() / "_runs" / chapter / (known if slug == chapter else run_id(chapter, parameters))
 
 # %% ../nbs/lib/21_records.ipynb #4a172485
-def save(
+def make_record(
     chapter: str,
     parameters: Mapping[str, Any],
     *,
@@ -284,28 +295,33 @@ def save(
     claims: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     device: str | None = None,
+    commit: str | None = None,
 ) -> Record:
-    """Write the record of this run to `_runs/<chapter>/<run id>/results.json`; the last cell of every chapter.
-
-    `numbers`: name -> `Number`, or a plain count.
-    `claims`: `"C5"` -> {"verdict", "ours", "cause"}, where `ours` may name a number.
-    `extra`: anything else as plain JSON (curves for a figure).
-    Raises `ValueError` for a number that is not finite, an unknown
-    verdict, or (as `ParameterError`) a wrong parameter."""
-    chosen = validate(chapter, parameters)
+    """The record of a run, checked; see `save`. Whoever makes many looks the commit up once."""
     checked = {name: _number(name, x) for name, x in numbers.items()}
-    record = Record(
+    return Record(
         chapter=chapter,
-        parameters=chosen,
+        parameters=validate(chapter, parameters),
         seeds=[seeds] if isinstance(seeds, int) else [int(s) for s in seeds],
         device=device or _device(),
         versions=_versions(),
-        commit=_commit(),
+        commit=commit or _commit(),
         numbers=checked,
         claims={key: _claim(key, c, checked) for key, c in (claims or {}).items()},
         extra=dict(extra) if extra else None,
     )
-    write_text(run_folder(chapter, chosen) / "results.json", record.text())
+
+
+def save(chapter: str, parameters: Mapping[str, Any], **found: Any) -> Record:
+    """Write the record of this run to `_runs/<chapter>/<run id>/results.json`; the last cell of every chapter.
+
+    `seeds`: one or several; `numbers`: name -> `Number`, or a plain count.
+    `claims`: `"C5"` -> {"verdict", "ours", "cause"}, where `ours` may name a number.
+    `extra`: anything else as plain JSON (curves for a figure); `device`: its name, if it cannot be told from torch.
+    Raises `ValueError` for a number that is not finite, an unknown
+    verdict, or (as `ParameterError`) a wrong parameter."""
+    record = make_record(chapter, parameters, **found)
+    write_text(run_folder(chapter, record.parameters) / "results.json", record.text())
     return record
 
 # %% ../nbs/lib/21_records.ipynb #fc767a5b
