@@ -204,7 +204,7 @@ def loss(self: Codec, ids: Tensor, generator: torch.Generator | None = None, sha
 
 def _losses(self: Codec, grids: Tensor, wanted: Tensor, generator, rows: slice = slice(None)) -> Tensor:
     "Cross-entropy `(N,)` of grids `(N, H, W, C)`, as the decoder sees them while it learns; of some `rows` of them."
-    x = grids.flatten(1)
+    x = grids.flatten(1).float()
     if self.standardise is not None: x = self.standardise.batch(x)
     if self.negatives is None:
         if self.config["decoder"] == "extreme":  # it draws and normalises over the batch
