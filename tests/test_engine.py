@@ -210,7 +210,8 @@ def test_two_processes_resume_to_the_last_bit_and_one_goes_on_from_two(pair):
 
 
 def test_the_command_trains_on_two_processes_and_only_one_speaks(tmp_path):
-    words = ["train", "--steps", 6, "--width", 32, "--layers", 1, "--batch", 8, "--device", "cpu", "--out"]
+    (tmp_path / "t.txt").write_text("\n".join(little_world.sample(300)))
+    words = ["train", "--text", "t.txt", "--steps", 6, "--width", 16, "--layers", 1, "--length", 8, "--batch", 8, "--no-chain", "--device", "cpu", "--out"]
     said = two(["-m", "vtd.cli", *words, "two.st"], tmp_path)
     assert "trained 6 steps" in said[0][0] and "saved two.st" in said[0][0] and said[1][0] == ""
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["two.st"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.txt", "two.st"]
