@@ -54,6 +54,10 @@ def train(
     chain: Annotated[bool | None, typer.Option(help="Start from counted word pairs. Default: where the vocabulary is small.")] = None,
     self_condition: Annotated[bool, typer.Option(help="Feed the previous estimate back into the network.")] = False,
     taught: Annotated[bool, typer.Option(help="Of the little world: learn its exact posterior, not the words of sentences.")] = False,
+    precision: Annotated[str, typer.Option(help="In which the network multiplies: float32 or bfloat16.")] = "float32",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the network's blocks first (tens of seconds).")] = False,
+    accumulate: Annotated[int, typer.Option(help="Passes in which a batch is worked through, to save memory.")] = 1,
+    stream: Annotated[bool, typer.Option("--stream", help="Keep the text's tokens on disk, beside --out. Texts above 256 MB always are.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("model.safetensors"),
@@ -65,18 +69,22 @@ def train(
     vtd train --minutes 5                               (the little world)
     vtd train --text stories.txt --minutes 15
     vtd train --text play.txt --tokens char --minutes 15
+    torchrun --nproc_per_node=2 -m vtd.cli train        (two processes; --batch stays that of both)
     """
-    from vtd.recipes import Recipe
+    from vtd.processes import Processes
+    from vtd.recipes import Recipe, token_file
     from vtd.recipes import train as train_to
 
     if steps is None and minutes is None: minutes = 5.0
     recipe = Recipe(text=text, tokens=tokens, vocabulary=vocabulary, length=length, grid=grid, code=code, steps=steps,
-                    minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, taught=taught, seed=seed)
+                    minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, taught=taught, seed=seed,
+                    precision=precision, compile=compile, accumulate=accumulate, stream=stream)
     try: model = train_to(recipe, out, device=device, again=again)
     except KeyboardInterrupt:
         print("vtd: stopped and saved; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
-    report(model, recipe.corpus())
+    if not Processes(model.device).first: return
+    report(model, recipe.corpus(token_file(out, recipe)))
     print(f"saved {out}; let it write: vtd write --model {out}")
 
 # %% ../nbs/lib/23_cli.ipynb #e4d1f2ff
@@ -304,3 +312,7 @@ def clip_weights() -> str:
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
     found = sorted(p.name.removeprefix("models--") for p in home.glob("models--*[cC][lL][iI][pP]*"))
     return ", ".join(found) or "none in the cache"
+
+# %% ../nbs/lib/23_cli.ipynb #2ac224cf
+#| eval: false
+if __name__ == "__main__" and "ipykernel" not in sys.modules: main()

@@ -44,10 +44,17 @@ class Schedule(nn.Module):
 
     def observe(self, log_snr: Tensor, rate: Tensor) -> None:
         "Mixes measured values `rate (N,)` of the integrand at levels `(N,)` into the histogram."
+        self.absorb(*self.tally(log_snr, rate))
+
+    def tally(self, log_snr: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        "Sum and number of such values in each bin; those of several shares of a batch may be added."
         low, high = self.span
         bin = ((log_snr - low) / (high - low) * self.BINS).long().clamp(0, self.BINS - 1)
         total = torch.zeros_like(self.integrand).index_add_(0, bin, rate)
-        count = torch.bincount(bin, minlength=self.BINS)
+        return total, torch.bincount(bin, minlength=self.BINS)
+
+    def absorb(self, total: Tensor, count: Tensor) -> None:
+        "Mixes the sums of a batch into the histogram."
         weight = 1 - 0.98 ** count.clamp(max=8)  # many observations of a bin move it further than one
         self.integrand.copy_(torch.where(count > 0, self.integrand.lerp(total / count.clamp(min=1), weight), self.integrand))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GridEncoder', 'Standardise', 'choose', 'check_room', 'temperatures', 'Codec', 'check_ids', 'logits', 'probabilities',
            'encode', 'check_patterns', 'decode', 'log_likelihood', 'loss', 'patterns', 'settle', 'read', 'metrics',
-           'picture', 'set_temperature']
+           'picture', 'set_temperature', 'regions']
 
 # %% ../nbs/lib/05_codecs.ipynb #60aab7af
 import math
@@ -184,34 +184,46 @@ Codec.check_ids, Codec.logits, Codec.probabilities, Codec.encode = check_ids, lo
 Codec.check_patterns, Codec.decode, Codec.log_likelihood = check_patterns, decode, log_likelihood
 
 # %% ../nbs/lib/05_codecs.ipynb #81b96b1a
-def loss(self: Codec, ids: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def loss(self: Codec, ids: Tensor, generator: torch.Generator | None = None, share=None) -> Tensor:
     """Mean cross-entropy, in nats a token, of reading back what is written for ids `(N,)`.
 
     Pairs `(N, 2)` are the token written and the token that should be read. `generator` makes everything that is drawn.
+    With a `share` (`vtd.processes.Share`): what its rows contribute to that mean. All are written, since standardising ties
+    them together; the share's own are read. Averages move once a step.
     """
+    kept = [(b, b.clone()) for b in self.buffers()] if share is not None and not share.first else []
     if ids.ndim > 2 or ids.ndim == 2 and ids.shape[1] != 2: raise ValueError(f"ids are (N,) or pairs (N, 2), got {tuple(ids.shape)}")
     written, wanted = ids.unbind(-1) if ids.ndim == 2 else (ids, ids)
-    if self.relaxation == "score-function": return _scored(self, written, self.check_ids(wanted), generator)
-    return _losses(self, self.relax(self.logits(written), self.heat, generator), self.check_ids(wanted), generator).mean()
+    rows = slice(None) if share is None else share.rows
+    part = 1.0 if share is None else (share.stop - share.start) / len(ids)
+    if self.relaxation == "score-function": found = _scored(self, written, self.check_ids(wanted), generator, rows)
+    else: found = _losses(self, self.relax(self.logits(written), self.heat, generator), self.check_ids(wanted), generator, rows).mean()
+    for buffer, before in kept: buffer.data.copy_(before)  # past autograd, which may still want it
+    return found if share is None else part * found
 
 
-def _losses(self: Codec, grids: Tensor, wanted: Tensor, generator) -> Tensor:
-    "Cross-entropy `(N,)` of grids `(N, H, W, C)`, as the decoder sees them while it learns."
-    x = grids.flatten(1)
+def _losses(self: Codec, grids: Tensor, wanted: Tensor, generator, rows: slice = slice(None)) -> Tensor:
+    "Cross-entropy `(N,)` of grids `(N, H, W, C)`, as the decoder sees them while it learns; of some `rows` of them."
+    x = grids.flatten(1).float()
     if self.standardise is not None: x = self.standardise.batch(x)
-    if self.negatives is None: return F.cross_entropy(self.decoder(x, generator, True), wanted, reduction="none")
+    if self.negatives is None:
+        if self.config["decoder"] == "extreme":  # it draws and normalises over the batch
+            return F.cross_entropy(self.decoder(x, generator, True).float(), wanted, reduction="none")[rows]
+        return F.cross_entropy(self.decoder(x[rows], generator, True).float(), wanted[rows], reduction="none")
     others = torch.randint(self.vocab_size, (self.negatives,), generator=generator, device=x.device)
     rivals = torch.cat([wanted, others]).unique()
     scores = self.decoder.scores
-    return F.cross_entropy(F.linear(x, scores.weight[rivals], scores.bias[rivals]), torch.searchsorted(rivals, wanted.contiguous()), reduction="none")
+    found = F.linear(x[rows], scores.weight[rivals], scores.bias[rivals]).float()
+    return F.cross_entropy(found, torch.searchsorted(rivals, wanted[rows].contiguous()), reduction="none")
 
 
-def _scored(self: Codec, written: Tensor, wanted: Tensor, generator) -> Tensor:
+def _scored(self: Codec, written: Tensor, wanted: Tensor, generator, rows: slice = slice(None)) -> Tensor:
     "Loss of `samples` grids a token; its gradient in the encoder is the leave-one-out estimate."
     said = self.logits(written).expand(self.samples, *written.shape, *self.shape)
     grids = self.relax(said, self.heat, generator)
     losses = _losses(self, grids.flatten(0, 1), wanted.repeat(self.samples), generator).view(self.samples, -1)
-    estimate = leave_one_out(losses, log_probability(grids, said))
+    losses, chances = losses[:, rows], log_probability(grids, said)[:, rows]
+    estimate = leave_one_out(losses, chances)
     return losses.mean() + estimate - estimate.detach()
 
 # %% ../nbs/lib/05_codecs.ipynb #7ee85071
@@ -269,4 +281,10 @@ def set_temperature(self: Codec, temperature: float) -> None:
     self.heat = check_temperature(temperature)
 
 
-Codec.loss, Codec.read, Codec.metrics, Codec.picture, Codec.set_temperature = loss, read, metrics, picture, set_temperature
+def regions(self: Codec) -> list[nn.Module]:
+    """What `torch.compile` is applied to."""
+    return [self.encoder, self.decoder]
+
+
+Codec.loss, Codec.read, Codec.metrics, Codec.picture = loss, read, metrics, picture
+Codec.set_temperature, Codec.regions = set_temperature, regions

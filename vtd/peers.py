@@ -43,6 +43,8 @@ class Peer(nn.Module):
 
     def hidden_matrices(self): return self.net.hidden_matrices()
 
+    def regions(self): return self.net.regions()
+
     def _measure(self, texts, terms: Callable) -> Bound:
         pages = list(texts) if isinstance(texts, Tensor) else self.pages_of(texts)
         return measure_pages(pages, terms, self.vocabulary, self._batch, self.device)
@@ -206,7 +208,7 @@ class CausalNet(nn.Module):
         if self.chain is not None: nn.init.normal_(self.chain.weight)
         nn.init.zeros_(self.head.weight)
 
-    hidden_matrices = BeliefNet.hidden_matrices
+    hidden_matrices, regions = BeliefNet.hidden_matrices, BeliefNet.regions
 
     @property
     def log_prior(self) -> Tensor: return self.tables.log_prior

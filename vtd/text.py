@@ -6,7 +6,7 @@
 __all__ = ['PAD', 'UNKNOWN', 'SIZES', 'FEELINGS', 'BRIGHT', 'PLAIN', 'COLOURS', 'QUALITIES', 'BEINGS', 'THINGS', 'OBJECTS',
            'CRAFTS', 'FOOD', 'PREY', 'ENCOUNTERS', 'ACTIONS', 'PLACES', 'little_world', 'TextError', 'split_words',
            'join_words', 'split_chars', 'clip_bpe', 'Vocabulary', 'vocabulary_of', 'Corpus', 'windows', 'read_text',
-           'read_hub', 'text_corpus', 'plurals', 'verb_form', 'noun_phrase', 'adjectives', 'world_grammar',
+           'hub_rows', 'read_hub', 'text_corpus', 'plurals', 'verb_form', 'noun_phrase', 'adjectives', 'world_grammar',
            'LittleWorld']
 
 # %% ../nbs/lib/01_text.ipynb #b29098a5
@@ -179,18 +179,23 @@ def read_text(path: str | Path) -> str:
         raise TextError(f"{path} is not UTF-8 (byte {error.start} is {data[error.start]:#04x}); convert it to UTF-8") from None
 
 
-def read_hub(name: str, split: str = "train", column: str = "text", rows: int = 50_000) -> str:
-    "The text column of a Hugging Face data set (extra: hub), its first `rows` rows."
+def hub_rows(name: str, split: str = "train", column: str = "text", rows: int | None = None):
+    "The text column of a Hugging Face data set (extra: hub), row by row as it streams in; its first `rows` rows, or all."
     if find_spec("datasets") is None: raise TextError("hf: corpora need the hub extra: pip install 'vtd[hub]'")
     from datasets import load_dataset
 
     try:
         data = load_dataset(name, split=split, streaming=True)
-        return "\n".join(row[column] for row in data.take(rows))
+        for row in data if rows is None else data.take(rows): yield row[column]
     except KeyError: raise TextError(f"the data set {name} has no column {column!r}") from None
     except Exception as error:
         line = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise TextError(f"the data set {name} could not be read: {line}") from error
+
+
+def read_hub(name: str, split: str = "train", column: str = "text", rows: int = 50_000) -> str:
+    "The text column of a Hugging Face data set (extra: hub), its first `rows` rows."
+    return "\n".join(hub_rows(name, split, column, rows))
 
 
 def text_corpus(source: str, kind: str = "word", length: int = 32, size: int = 5000) -> Corpus:
