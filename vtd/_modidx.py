@@ -652,6 +652,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                          'vtd.cli.clip_weights': ('lib/cli.html#clip_weights', 'vtd/cli.py'),
                          'vtd.cli.doctor': ('lib/cli.html#doctor', 'vtd/cli.py'),
                          'vtd.cli.fail': ('lib/cli.html#fail', 'vtd/cli.py'),
+                         'vtd.cli.finish': ('lib/cli.html#finish', 'vtd/cli.py'),
                          'vtd.cli.main': ('lib/cli.html#main', 'vtd/cli.py'),
                          'vtd.cli.read': ('lib/cli.html#read', 'vtd/cli.py'),
                          'vtd.cli.report': ('lib/cli.html#report', 'vtd/cli.py'),

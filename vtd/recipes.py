@@ -52,12 +52,10 @@ class Recipe:
     compile: bool = False          # torch.compile the network's blocks
     accumulate: int = 1            # passes a step
 
-    ENGINE = ("stream", "precision", "compile", "accumulate")
-
     @property
     def told(self) -> dict:
         "Its settings; how it is computed only where that is not as usual."
-        usual = {f.name: f.default for f in fields(self) if f.name in self.ENGINE}
+        usual = {f.name: f.default for f in fields(self) if f.name in ("stream", "precision", "compile", "accumulate")}
         return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
     @property

@@ -192,7 +192,7 @@ def hub_rows(name: str, split: str = "train", column: str = "text", rows: int | 
         line = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise TextError(f"the data set {name} could not be read: {line}") from error
 
-
+# %% ../nbs/lib/01_text.ipynb #44ca36b3
 def read_hub(name: str, split: str = "train", column: str = "text", rows: int = 50_000) -> str:
     "The text column of a Hugging Face data set (extra: hub), its first `rows` rows."
     return "\n".join(hub_rows(name, split, column, rows))

@@ -79,7 +79,7 @@ def _ids(texts: Iterable[str], vocabulary: Vocabulary) -> Iterator[list[int]]:
         if ids: last = ids[-1]
         yield ids
 
-
+# %% ../nbs/lib/02_tokens.ipynb #ef99bb85
 def write_tokens(path: str | Path, texts: Iterable[str], vocabulary: Vocabulary, progress: bool = True) -> int:
     """Cuts texts, one at a time, into a token file; how many tokens. Nothing stands under `path` until all is written.
 
