@@ -267,6 +267,7 @@ class LostScheduler(Exception):
 KILLED = "its worker died each time (killed, or out of memory)"
 
 
+# %% ../nbs/lib/22_sweep.ipynb #3af154c8
 def _outcome(future: Any) -> str:
     "Why a run without a record has none; "" if the worker says it is done. Raises `LostScheduler`."
     try:
