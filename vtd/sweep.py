@@ -335,6 +335,7 @@ def _await_worker(client: Any, bar: Any, seconds: float = 15) -> None:
         raise LostScheduler("the connection to the scheduler broke") from error
 
 
+# %% ../nbs/lib/22_sweep.ipynb #7786c749
 def _drive(address: str, jobs: Sequence[Job], folder: Path, retries: int, patience: float, bar: Any) -> dict[str, str]:
     "Hand out until every job has its record or a reason; `patience`: seconds to wait for a scheduler that has gone."
     failed, heard = {}, None
