@@ -51,15 +51,15 @@ class Scores:
     """The table of scores in bits, any piece of it on demand: what the rows say times what the columns say, and a context or bias."""
 
     def __init__(self, z, codewords, gain, level, h=None, W=None, extra=None):
-        kind, side = codewords.dtype, codewords.square().sum(-1, keepdim=True) / 2
         left = [gain[:, None] * z, -level[:, None]] + ([] if h is None else [h])
-        self.left = (torch.cat([t.to(level.dtype) for t in left], 1) / LN2).to(kind)
-        self.right, self.extra, self.V = [codewords, side] + ([] if W is None else [W]), extra, len(codewords)
+        self.left = (torch.cat([t.to(level.dtype) for t in left], 1) / LN2).to(codewords.dtype)
+        self.codewords, self.W, self.extra = codewords, W, extra
 
     def walk(self, r: slice) -> Iterator[tuple[slice, Tensor]]:
         """The columns' slices, each with its piece `(n, COLUMNS)` of the rows r."""
-        for c in pieces(self.V, COLUMNS):
-            right = torch.cat([t[c] for t in self.right], 1).T
+        for c in pieces(len(self.codewords), COLUMNS):
+            P = self.codewords[c]
+            right = torch.cat([P, P.square().sum(-1, keepdim=True) / 2] + ([] if self.W is None else [self.W[c]]), 1).T
             if self.extra is None: yield c, self.left[r] @ right
             else:
                 extra = self.extra[c] if self.extra.ndim == 1 else self.extra[r, c]
@@ -303,12 +303,12 @@ def codeword_cross_entropy(h: Tensor, W: Tensor, z: Tensor, codebook: Tensor, lo
 def nearest_reference(z: Tensor, codebook: Tensor) -> Tensor:
     """Ids by torch, a piece at a time: only rows that a piece holds something better for look where it lies."""
     codewords, ids = codebook.to(wide(z)), torch.zeros(len(z), dtype=torch.long, device=z.device)
-    half = codewords.square().sum(-1) / -2
     for r in pieces(len(z), max(1, BUDGET // COLUMNS)):
         x = z[r].to(codewords.dtype)
         best = x.new_full((len(x),), -float("inf"))
         for c in pieces(len(codewords), COLUMNS):
-            scores = torch.addmm(half[c], x, codewords[c].T)
+            P = codewords[c]
+            scores = torch.addmm(P.square().sum(-1) / -2, x, P.T)
             most = scores.amax(1)
             better = (most > best).nonzero()[:, 0]
             ids[r][better] = scores[better].argmax(1) + c.start
