@@ -1,6 +1,6 @@
 """Tokens a second in training: noisy grids beside autoregression of the same size in the same loop, float32, bfloat16 and compiled.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py [--repeats 5] [--steps 8]
+    OMP_NUM_THREADS=1 python benchmarks/training.py [--repeats 3] [--steps 3] [--text FILE]
 
 Rounds take turns; the time of a step is the median over a round's steps, and a ratio is the median over rounds of autoregression's time in
 float32 by the entry's: above 1, the entry is faster. Compilation itself is not counted. Writes results/benchmarks/training.json.
@@ -52,16 +52,16 @@ def race(corpus: Corpus, batch: int, repeats: int, steps: int) -> dict:
 
 
 def main() -> None:
-    """Command line: both texts."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--text", default="_data/text/tinyshakespeare.txt", help="characters, windows of 64; left out if it is not there")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--text", help="also on this file: characters, windows of 64")
     given = parser.parse_args()
     record = {"device": lab._device(), "versions": lab._versions(), "threads": torch.get_num_threads(), "cores": os.cpu_count(),
               "load_before": round(os.getloadavg()[0], 2), "cases": {}}
     cases = {"little world, 64 pages": (little_world.corpus(20_000), 64)}
-    if (ROOT / given.text).exists(): cases["characters, 16 pages of 64"] = text_corpus(str(ROOT / given.text), "char", 64), 16
+    if given.text: cases["characters, 16 pages of 64"] = text_corpus(given.text, "char", 64), 16
     for name, (corpus, batch) in cases.items():
         record["cases"][name] = race(corpus, batch, given.repeats, given.steps)
         for entry, found in record["cases"][name].items(): print(f"{name}: {entry:26} {found['tokens_a_second']:8,} tokens a second, {found['speed_by_autoregression']['median']}x")
