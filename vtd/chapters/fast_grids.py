@@ -112,7 +112,7 @@ def call(f: Callable, case: Case, backward: bool) -> Callable[[], object]:
         return torch.autograd.grad((out[0] if isinstance(out, tuple) else out).square().sum(), inputs[: case.slopes])
     return run
 
-
+# %% ../../nbs/chapters/12_fast_grids.ipynb #d676078e
 def race(calls: Sequence[Callable], repeats: int) -> list[float]:
     """Median seconds of calls that take turns, after one that warms up."""
     taken = [[] for _ in calls]
