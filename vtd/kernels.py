@@ -368,9 +368,9 @@ class TorchGumbel(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        soft = (ctx.saved_tensors[0] / ctx.tau).softmax(-1)
-        pulled = soft * grad
-        return pulled.sub_(soft * pulled.sum(-1, keepdim=True)).div_(ctx.tau).to(ctx.kind), None, None
+        soft = (ctx.saved_tensors[0].T / ctx.tau).contiguous().softmax(0)  # few colours, many places: far faster along the places
+        pulled = soft * grad.T
+        return pulled.sub_(soft * pulled.sum(0)).div_(ctx.tau).T.to(ctx.kind, memory_format=torch.contiguous_format), None, None
 
 # %% ../nbs/lib/04_kernels.ipynb #237c0126
 class TritonGumbel(torch.autograd.Function):
