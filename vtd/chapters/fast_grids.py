@@ -222,7 +222,7 @@ def read_record(record: str) -> dict:
     return json.loads(path.read_text())
 
 
-def run(*, tokens: list[int] = [203, 2048, 8192, 49408], places: int = 256, features: int = 64, log_snr: float = -2.5,  # noqa: B006
+def run(*, tokens: list[int] = [203, 2048, 8192, 49408], places: int = 128, features: int = 64, log_snr: float = -2.5,  # noqa: B006
         seeds: list[int] = [0, 1, 2], repeats: int = 2, record: str = "nvidia-h200") -> Fast:  # noqa: B006
     """The chapter's experiment; same names and defaults as its parameters."""
     if not tokens or tokens != sorted(set(tokens)) or tokens[0] < 2: raise ValueError(f"tokens are increasing sizes from 2 on, got {tokens}")
