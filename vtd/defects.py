@@ -96,7 +96,7 @@ def healthy(settings: dict, seed: int):
     model = Codec(seed=seed, encoder=encoder, standardise=standardise, **{**settings, "decoder": decoder})
     V, ids = settings["vocab_size"], _ids(settings)
     if seed % 2: ids = torch.cat([ids, draw_ids(zipf(V), 8 * V, torch.Generator().manual_seed(seed))])
-    return _train(model, ids, steps=400, lr=0.005, seed=seed), ids
+    return _train(model, ids, steps=800, lr=0.005, seed=seed), ids
 
 
 def plant(kind: str, seed: int = 0, vocab_size: int = 48, shape: str = "4x4x3", decoder: str = "linear"):

@@ -143,7 +143,7 @@
   });
 
   /* a page opened as a file may not load the live model */
-  if (location.protocol === "file:") all(".vtd-live").forEach(root => {
+  if (location.protocol === "file:") all(".vtd-hero.vtd-live").forEach(root => {
     const note = document.createElement("p");
     note.className = "note";
     note.textContent = "Opened as a file, this page shows a picture. Served (vtd serve), it is live: the model runs in it.";

@@ -254,7 +254,7 @@ class Live {
   }
 }
 
-for (const root of document.querySelectorAll(".vtd-live")) {
+for (const root of document.querySelectorAll(".vtd-hero.vtd-live")) {
   const note = text => root.append(make("p", {className: "note", textContent: text}));
   fetch(new URL("model.json", import.meta.url), {cache: "no-cache"}).then(answer => answer.json())
     .then(told => told.missing ? note(`The live model is not built into this copy of the book: ${told.missing}.`) : new Live(root, told))
