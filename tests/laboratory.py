@@ -1,11 +1,14 @@
-"""A real JupyterLab and a real browser, for tests/test_jupyterlab.py and benchmarks/watching.py. Imports nothing of vtd."""
+"""A real JupyterLab, a file server and a real browser, for the tests of pages and benchmarks/watching.py. Imports nothing of vtd."""
 
+import functools
+import http.server
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -19,6 +22,30 @@ ARGUMENTS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable
              "--disable-sync")
 QUIET = {"notification": '{"fetchNews": "false", "checkForUpdates": false}', "themes": '{"theme": "JupyterLab %s"}'}
 LIVE = ".vtd-live[data-state]"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *said): pass
+
+
+@contextmanager
+def served(folder: Path):
+    """A file server on `folder`; gives its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@contextmanager
+def chromium():
+    """A headless browser, by playwright."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        program = play.chromium.launch(executable_path=BROWSER, args=ARGUMENTS.split())
+        yield program
+        program.close()
 
 
 def write_notebook(path: Path, cells: list[str]) -> Path:

@@ -1,24 +1,13 @@
 """The pages in a real browser, below a sub-path of a file server: no error, no request elsewhere, no overflow."""
 
-import functools
-import http.server
 import json
-import shutil
-import threading
 from pathlib import Path
 
+import laboratory
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser here: none of " + ", ".join(NAMES))
-ARGUMENTS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *said):
-        pass
+pytestmark = pytest.mark.skipif(laboratory.BROWSER is None, reason="no browser here: none of " + ", ".join(laboratory.NAMES))
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +17,12 @@ def site(tmp_path_factory):
 
     top = tmp_path_factory.mktemp("served")
     out = Path(book.build(out=top / "some" / "book", quarto=False))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(top)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield out, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with laboratory.served(top) as address: yield out, address
 
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as play:
-        program = play.chromium.launch(executable_path=BROWSER, args=ARGUMENTS.split())
-        yield program
-        program.close()
+    with laboratory.chromium() as program: yield program
 
 
 def visit(browser, site, size, scheme):

@@ -1,17 +1,15 @@
 """The live front page: one graph, one sampler written twice, one source of chance; and what a reader can do with it."""
 
-import functools
 import gzip
 import hashlib
-import http.server
 import importlib.util
 import json
 import math
 import os
 import shutil
-import threading
 from pathlib import Path
 
+import laboratory
 import numpy as np
 import pytest
 import torch
@@ -23,10 +21,7 @@ from vtd.text import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 LIVE = ROOT / "nbs" / "assets" / "live"
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PROGRAM = next((path for path in map(shutil.which, NAMES) if path), None)
-needs_browser = pytest.mark.skipif(PROGRAM is None, reason="no browser here: none of " + ", ".join(NAMES))
-ARGUMENTS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
+needs_browser = pytest.mark.skipif(laboratory.BROWSER is None, reason="no browser here: none of " + ", ".join(laboratory.NAMES))
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +50,12 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def host(site):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *said): pass
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site.parents[1])))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with laboratory.served(site.parents[1]) as address: yield address
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as play:
-        program = play.chromium.launch(executable_path=PROGRAM, args=ARGUMENTS.split())
-        yield program
-        program.close()
+    with laboratory.chromium() as program: yield program
 
 
 @pytest.fixture

@@ -202,6 +202,7 @@ def loss(self: Codec, ids: Tensor, generator: torch.Generator | None = None, sha
     return found if share is None else part * found
 
 
+# %% ../nbs/lib/05_codecs.ipynb #3bf76326
 def _losses(self: Codec, grids: Tensor, wanted: Tensor, generator, rows: slice = slice(None)) -> Tensor:
     "Cross-entropy `(N,)` of grids `(N, H, W, C)`, as the decoder sees them while it learns; of some `rows` of them."
     x = grids.flatten(1).float()

@@ -95,7 +95,7 @@ def _loss(self: GridDiffusion, ids: Tensor, generator: torch.Generator, share=No
     levels, codewords = self._levels(ids, generator), self.codebook_signal
     noise = torch.randn((*ids.shape, codewords.shape[1]), generator=generator, device=codewords.device)
     fed_back = self.net.previous is not None and torch.rand((), generator=generator, device=noise.device) < 0.5
-    places = torch.isfinite(levels).sum()
+    places = torch.isfinite(levels).sum().clamp(min=1)
     if share is not None: ids, levels, noise = ids[share.rows], levels[share.rows], noise[share.rows]
     clean = codewords[ids]
     z, previous = mix(clean, noise, levels), None
@@ -107,7 +107,7 @@ def _loss(self: GridDiffusion, ids: Tensor, generator: torch.Generator, share=No
     if self.teacher is not None:
         with torch.no_grad(): taught = self.teacher(self.net.loglik(z, levels))[noisy]
         return F.kl_div(logits[noisy].log_softmax(-1), taught, log_target=True, reduction="sum") / places
-    return self._cost(logits[noisy], ids[noisy], levels[noisy]).sum() / places.clamp(min=1)
+    return self._cost(logits[noisy], ids[noisy], levels[noisy]).sum() / places
 
 
 def _levels(self: GridDiffusion, ids: Tensor, generator: torch.Generator) -> Tensor:

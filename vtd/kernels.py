@@ -70,6 +70,7 @@ class Scores:
         return pieces(len(self.left), max(1, BUDGET // COLUMNS))
 
 
+# %% ../nbs/lib/04_kernels.ipynb #4e4556d1
 def powers(scores: Tensor, peak: Tensor) -> Tensor:
     """2 to the scores, which are made relative to each row's peak, in place, and finite: 0 times infinity is not a number."""
     return scores.sub_(peak[:, None]).clamp_(-1e4, 0).exp2()

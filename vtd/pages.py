@@ -13,6 +13,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -360,7 +361,7 @@ def check_answers(cells: Iterable[Mapping[str, Any]], page: str) -> None:
         elif source.rstrip().endswith("\nHTML(ledger_html())"): now = ledger_html()
         else: continue
         if _shown(cell).strip() != now.strip():
-            first = next((b for a, b in zip(_shown(cell).splitlines() + [""] * 999, now.splitlines(), strict=False) if a.strip() != b.strip()), now[:80])
+            first = next((b for a, b in zip_longest(_shown(cell).splitlines(), now.splitlines(), fillvalue="") if a.strip() != b.strip()), "")
             raise ValueError(f"{page} does not say what results/ says now, which is {first.strip()[:120]!r}; run `make publish`, or that page, again")
 
 

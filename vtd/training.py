@@ -239,19 +239,26 @@ class _Run:
         state = self.model.state_dict()
         for k, v in self.mean.items(): v.lerp_(state[k], 1 - keep)
 
-    def save(self, path, mark) -> None:
-        history = {"steps": self.history.steps, "losses": self.history.losses, "seconds": self.history.seconds}
-        meta = {"kind": "checkpoint", "step": self.step, "steps": self.steps, "loss": self.loss, "mark": mark,
-                "history": history}
-        write_checkpoint(path, pack(self.model, self.mean, self.optimisers), meta, self.processes)
 
-    def resume(self, path, mark) -> None:
-        table, meta = read_checkpoint(path)
-        if meta["mark"] != mark:
-            raise TrainingError(f"{path} belongs to a run with other settings; remove it or choose another file")
-        unpack(table, self.model, self.mean, self.optimisers)
-        self.step, self.steps, self.loss = meta["step"], meta["steps"], meta["loss"]
-        self.history = History(**meta["history"])
+# %% ../nbs/lib/06_training.ipynb #bfdeb09d
+def _save(self: _Run, path, mark) -> None:
+    history = {"steps": self.history.steps, "losses": self.history.losses, "seconds": self.history.seconds}
+    meta = {"kind": "checkpoint", "step": self.step, "steps": self.steps, "loss": self.loss, "mark": mark,
+            "history": history}
+    write_checkpoint(path, pack(self.model, self.mean, self.optimisers), meta, self.processes)
+
+
+def _resume(self: _Run, path, mark) -> None:
+    table, meta = read_checkpoint(path)
+    if meta["mark"] != mark:
+        raise TrainingError(f"{path} belongs to a run with other settings; remove it or choose another file")
+    unpack(table, self.model, self.mean, self.optimisers)
+    self.step, self.steps, self.loss = meta["step"], meta["steps"], meta["loss"]
+    self.history = History(**meta["history"])
+
+
+_Run.save, _Run.resume = _save, _resume
+
 
 # %% ../nbs/lib/06_training.ipynb #2120a83f
 def _plan(run: _Run, minutes: float) -> None:
