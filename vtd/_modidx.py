@@ -1645,6 +1645,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'vtd.widgets._send': ('lib/widgets.html#_send', 'vtd/widgets.py'),
                              'vtd.widgets.array': ('lib/widgets.html#array', 'vtd/widgets.py'),
                              'vtd.widgets.bundle': ('lib/widgets.html#bundle', 'vtd/widgets.py'),
+                             'vtd.widgets.load_optimisers': ('lib/widgets.html#load_optimisers', 'vtd/widgets.py'),
                              'vtd.widgets.news_of': ('lib/widgets.html#news_of', 'vtd/widgets.py'),
                              'vtd.widgets.number': ('lib/widgets.html#number', 'vtd/widgets.py'),
                              'vtd.widgets.sheet_of': ('lib/widgets.html#sheet_of', 'vtd/widgets.py'),
