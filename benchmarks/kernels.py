@@ -2,11 +2,11 @@
 
     python benchmarks/kernels.py [--device cuda|cpu] [--out FILE] [--places 16384] [--tokens 49408] [--features 256]
 
-Seconds are medians, after a first call that compiles. Memory is what a call takes beyond its inputs: the allocator's peak on a GPU, the
-growth of resident memory in a process of its own on a CPU. `roofline` is the share of the speed that the device could reach: the
-multiplications that a bounded memory needs (scores are made again for backward) at the rate of a large matrix product in the same number
-type, or the bytes at the rate of a copy, whichever takes longer, both measured in the same run. It passes 100% for float32 where a
-kernel splits numbers for the tensor cores. `error` is the first result's, relative to float64, on some rows.
+Seconds are medians, after a first call that compiles; on a GPU the calls queue up, as in training. Memory is what a call takes beyond its
+inputs: the allocator's peak on a GPU, the growth of resident memory in a process of its own on a CPU. `roofline` is the share of the speed
+that the device could reach: the multiplications that a bounded memory needs (scores are made again for backward) at the rate of a large
+matrix product in the same number type, or the bytes at the rate of a copy, whichever takes longer, both measured in the same run. It passes
+100% for float32 where a kernel splits numbers for the tensor cores. `error` is the first result's, relative to float64, on some rows.
 """
 import argparse
 import ctypes
@@ -121,21 +121,30 @@ def wait(device: str) -> None:
     if device == "cuda": torch.cuda.synchronize()
 
 
+def queued(run: Callable, calls: int) -> list[float]:
+    """Seconds of each of so many calls that wait in the GPU's queue, as in training."""
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        run()
+        mark.record()
+    torch.cuda.synchronize()
+    return [a.elapsed_time(b) / 1e3 for a, b in zip(marks, marks[1:], strict=False)]
+
+
+def timed(run: Callable, calls: int) -> list[float]:
+    """Seconds of each of so many calls on a CPU."""
+    marks = [time.perf_counter()]
+    for _ in range(calls):
+        run()
+        marks.append(time.perf_counter())
+    return [b - a for a, b in zip(marks, marks[1:], strict=False)]
+
+
 def seconds(run: Callable, device: str, budget: float = 0.3) -> float:
     """Median seconds of a call, over as many calls as the budget of seconds allows (3 to 30)."""
-    def once():
-        if device == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            run()
-            end.record()
-            end.synchronize()
-            return start.elapsed_time(end) / 1e3
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-    first = once()
-    return statistics.median([once() for _ in range(int(min(30, max(3, budget / first))))])
+    each = queued if device == "cuda" else timed
+    return statistics.median(each(run, int(min(30, max(3, budget / each(run, 1)[0])))))
 
 
 def resident(field: str) -> int:

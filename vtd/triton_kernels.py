@@ -4,23 +4,26 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'INTERPRET', 'LARGE', 'FASTEST', 'POSTERIOR', 'POSTERIOR_BACKWARD', 'LOG2E', 'CROSS_ENTROPY', 'PIECE',
-           'NEAREST', 'FEW', 'power_of_two', 'parts', 'half_power', 'is_split', 'blocks', 'measure', 'launch',
-           'options', 'tile', 'product', 'add_weighted', 'split_weights', 'score', 'posterior_kernel',
-           'posterior_backward_kernel', 'posterior_forward', 'posterior_backward', 'inner_products', 'joint_score',
-           'cross_entropy_kernel', 'residual_kernel', 'tiles', 'prepare', 'cross_entropy_forward', 'matmul',
-           'cross_entropy_backward', 'nearest_kernel', 'nearest', 'gumbel_noise', 'words', 'one_score', 'all_scores',
-           'few_kernel', 'few_backward_kernel', 'many_kernel', 'many_backward_kernel', 'by_places', 'gumbel_forward',
-           'gumbel_backward']
+           'NEAREST', 'FEW', 'power_of_two', 'aligned', 'parts', 'half_power', 'is_split', 'blocks', 'windows',
+           'measure', 'launch', 'options', 'tile', 'both', 'product', 'add_weighted', 'split_weights', 'score',
+           'posterior_kernel', 'posterior_backward_kernel', 'posterior_forward', 'posterior_backward', 'inner_products',
+           'joint_score', 'cross_entropy_kernel', 'residual_kernel', 'tiles', 'Factors', 'prepare',
+           'cross_entropy_forward', 'matmul', 'cross_entropy_backward', 'nearest_kernel', 'nearest', 'gumbel_noise',
+           'words', 'one_score', 'all_scores', 'few_kernel', 'few_backward_kernel', 'many_kernel',
+           'many_backward_kernel', 'by_places', 'gumbel_forward', 'gumbel_backward']
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #e69073c7
 #| eval: false
 import math
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional as F
 from triton.language.extra import libdevice
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #ad5c3890
 #| eval: false
@@ -34,20 +37,28 @@ def power_of_two(peak: Tensor) -> Tensor:
     return ((exponent + 127) << 23).view(torch.float32)
 
 
-def parts(x: Tensor, split: bool, peak: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    "`high, low, unit` with `x = (high + low) unit`: float16 parts when split, otherwise x itself (low is not used)."
+def aligned(x: Tensor) -> Tensor:
+    "x `(N, D)` with rows of whole 16 bytes, which descriptors of tensors ask for; what is added is zero."
+    if x.shape[1] % 8: return F.pad(x, (0, -x.shape[1] % 8))
+    x = x.contiguous()
+    return x.clone() if x.data_ptr() % 16 else x
+
+
+def parts(x: Tensor, split: bool, peak: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | float]:
+    "`high, low, unit` with `x = (high + low) unit`: float16 parts when split, otherwise x itself twice; rows aligned."
     if not split:
-        x = x.contiguous()
-        return (x.float() if INTERPRET else x, x, x.new_ones((), dtype=torch.float32))  # its bfloat16 products are wrong
+        x = aligned(x.float() if INTERPRET else x)  # its bfloat16 products are wrong
+        return x, x, 1.0
     unit = power_of_two(x.abs().amax() if peak is None else peak)
-    scaled = x.float() / unit
+    scaled = aligned(x).float() / unit
     high = scaled.half()
-    return high.contiguous(), (scaled - high.float()).half().contiguous(), unit
+    return high, (scaled - high.float()).half(), unit
 
 
 def half_power(codebook: Tensor) -> Tensor:
     "Half the squared length of every codeword `(V,)`, float32. Kernels read infinity beyond the last: it can never be chosen."
-    return codebook.float().square().sum(-1) / 2
+    if is_split(codebook): return codebook.square().sum(-1) / 2
+    return torch.linalg.vector_norm(codebook, dim=-1, dtype=torch.float32).square_().mul_(0.5)  # in one pass
 
 
 def is_split(x: Tensor) -> bool: return x.dtype == torch.float32
@@ -60,6 +71,11 @@ def blocks(D: int) -> tuple[int, int]:
     first = whole // 2
     second = max(16, triton.next_power_of_2(max(D - first, 1)))
     return (first, second) if D > first >= 16 and first + second < whole else (whole, 0)
+
+
+def windows(x: tuple[Tensor, Tensor], height: int, *widths: int) -> list[TensorDescriptor]:
+    "Descriptors of both parts of a matrix for each of the widths: the GPU fetches whole tiles by them, zeros outside."
+    return [TensorDescriptor.from_tensor(part, [height, width]) for width in widths for part in x]
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #c32fd966
 #| eval: false
@@ -103,10 +119,17 @@ def options(*rows: tuple) -> list[dict]:
 # %% ../nbs/lib/03_triton_kernels.ipynb #c0144a97
 #| eval: false
 @triton.jit
-def tile(at, rows, cols, height, width, D: tl.constexpr):
-    "Rows and columns of a matrix whose rows hold D numbers, zero outside `height` and `width`."
-    inside = (rows[:, None] < height) & (cols[None, :] < width)
+def tile(at, rows, cols, height, D: tl.constexpr):
+    "Rows and columns of a matrix whose rows hold D numbers, zero outside `height` and D."
+    inside = (rows[:, None] < height) & (cols[None, :] < D)
     return tl.load(at + rows[:, None] * D + cols[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def both(window, window_low, row, column, SPLIT: tl.constexpr):
+    "A tile, and its low part if there is one."
+    high = window.load([row, column])
+    return high, window_low.load([row, column]) if SPLIT else high
 
 
 @triton.jit
@@ -151,24 +174,22 @@ def score(q, q_low, r, r_low, k, k_low, l, l_low, gain, level, half, logits, row
 # %% ../nbs/lib/03_triton_kernels.ipynb #b5fba788
 #| eval: false
 @triton.jit(do_not_specialize=["N", "V"])
-def posterior_kernel(z, z_low, book, book_low, gain, level, half, logits, mean, entropy, top, peak, total, N, V,
+def posterior_kernel(z, z_low, book, book_low, rest, rest_low, gain, level, half, logits, mean, entropy, top, peak, total, N, V,
                      D: tl.constexpr, HAS: tl.constexpr, SPLIT: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
                      BN: tl.constexpr, BV: tl.constexpr):
     rows, d1, d2 = tl.program_id(0) * BN + tl.arange(0, BN), tl.arange(0, D1), D1 + tl.arange(0, D2 if D2 else 16)
-    q = tile(z, rows, d1, N, D, D)
-    q_low = tile(z_low, rows, d1, N, D, D) if SPLIT else q
-    r = tile(z, rows, d2, N, D, D) if D2 else q
-    r_low = tile(z_low, rows, d2, N, D, D) if SPLIT and D2 else r
+    q = tile(z, rows, d1, N, D)
+    q_low = tile(z_low, rows, d1, N, D) if SPLIT else q
+    r = tile(z, rows, d2, N, D) if D2 else q
+    r_low = tile(z_low, rows, d2, N, D) if SPLIT and D2 else r
     g, e = tl.load(gain + rows, mask=rows < N, other=0.0), tl.load(level + rows, mask=rows < N, other=1.0)
     m, n = tl.full([BN], -float("inf"), tl.float32), tl.zeros([BN], tl.float32)
     t, best = tl.zeros([BN], tl.float32), tl.zeros([BN], tl.int32)
     acc, acc2 = tl.zeros([BN, D1], tl.float32), tl.zeros([BN, D2 if D2 else 16], tl.float32)
     for v in range(0, V, BV):
         cols = v + tl.arange(0, BV)
-        k = tile(book, cols, d1, V, D, D)
-        k_low = tile(book_low, cols, d1, V, D, D) if SPLIT else k
-        l = tile(book, cols, d2, V, D, D) if D2 else k
-        l_low = tile(book_low, cols, d2, V, D, D) if SPLIT and D2 else l
+        k, k_low = both(book, book_low, v, 0, SPLIT)
+        l, l_low = both(rest, rest_low, v, D1, SPLIT) if D2 else (k, k_low)
         s = score(q, q_low, r, r_low, k, k_low, l, l_low, g, e, half, logits, rows, cols, N, V, HAS, SPLIT, D2, BN, BV)
         here = tl.max(s, 1)
         best = tl.where(here > m, tl.min(tl.where(s == here[:, None], cols[None, :], 2147483647), 1), best)
@@ -193,28 +214,26 @@ def posterior_kernel(z, z_low, book, book_low, gain, level, half, logits, mean, 
 # %% ../nbs/lib/03_triton_kernels.ipynb #eac08bbf
 #| eval: false
 @triton.jit(do_not_specialize=["N", "V"])
-def posterior_backward_kernel(z, z_low, book, book_low, gain, level, half, logits, grad, grad_low, inner, spread, entropy, peak,
+def posterior_backward_kernel(z, z_low, book, book_low, rest, rest_low, gain, level, half, logits, grad, grad_low, inner, spread, entropy, peak,
                               total, scale, dz, left, dlogits, N, V, D: tl.constexpr, HAS: tl.constexpr, SPLIT: tl.constexpr,
                               D1: tl.constexpr, D2: tl.constexpr, NEED: tl.constexpr, BN: tl.constexpr, BV: tl.constexpr):
     rows, d1, d2 = tl.program_id(0) * BN + tl.arange(0, BN), tl.arange(0, D1), D1 + tl.arange(0, D2 if D2 else 16)
-    q, o = tile(z, rows, d1, N, D, D), tile(grad, rows, d1, N, D, D)
-    q_low, o_low = tile(z_low, rows, d1, N, D, D) if SPLIT else q, tile(grad_low, rows, d1, N, D, D) if SPLIT else o
-    r, u = tile(z, rows, d2, N, D, D) if D2 else q, tile(grad, rows, d2, N, D, D) if D2 else o
-    r_low = tile(z_low, rows, d2, N, D, D) if SPLIT and D2 else r
-    u_low = tile(grad_low, rows, d2, N, D, D) if SPLIT and D2 else u
-    live, unit = rows < N, tl.load(scale)
+    q, o = tile(z, rows, d1, N, D), tile(grad, rows, d1, N, D)
+    q_low, o_low = tile(z_low, rows, d1, N, D) if SPLIT else q, tile(grad_low, rows, d1, N, D) if SPLIT else o
+    r, u = tile(z, rows, d2, N, D) if D2 else q, tile(grad, rows, d2, N, D) if D2 else o
+    r_low = tile(z_low, rows, d2, N, D) if SPLIT and D2 else r
+    u_low = tile(grad_low, rows, d2, N, D) if SPLIT and D2 else u
+    live = rows < N
     g, e = tl.load(gain + rows, mask=live, other=0.0), tl.load(level + rows, mask=live, other=1.0)
     m, n = tl.load(peak + rows, mask=live, other=0.0), tl.load(total + rows, mask=live, other=0.0)
     own, h = tl.load(inner + rows, mask=live, other=0.0), tl.load(spread + rows, mask=live, other=0.0)
     H = tl.load(entropy + rows, mask=live, other=0.0)
     acc, acc2 = tl.zeros([BN, D1], tl.float32), tl.zeros([BN, D2 if D2 else 16], tl.float32)
-    rest = tl.zeros([BN], tl.float32)
+    drift = tl.zeros([BN], tl.float32)
     for v in range(0, V, BV):
         cols = v + tl.arange(0, BV)
-        k = tile(book, cols, d1, V, D, D)
-        k_low = tile(book_low, cols, d1, V, D, D) if SPLIT else k
-        l = tile(book, cols, d2, V, D, D) if D2 else k
-        l_low = tile(book_low, cols, d2, V, D, D) if SPLIT and D2 else l
+        k, k_low = both(book, book_low, v, 0, SPLIT)
+        l, l_low = both(rest, rest_low, v, D1, SPLIT) if D2 else (k, k_low)
         s = score(q, q_low, r, r_low, k, k_low, l, l_low, g, e, half, logits, rows, cols, N, V, HAS, SPLIT, D2, BN, BV)
         s = tl.maximum(tl.minimum(s - m[:, None], 0.0) - n[:, None], -1e4)  # log2 of p
         ds = product(o, o_low, tl.trans(k), tl.trans(k_low), tl.zeros([BN, BV], tl.float32), SPLIT)
@@ -222,91 +241,95 @@ def posterior_backward_kernel(z, z_low, book, book_low, gain, level, half, logit
         ds = tl.exp2(s) * (ds - own[:, None] - h[:, None] * (s * 0.6931471805599453 + H[:, None]))
         if NEED:
             at = rows.to(tl.int64)[:, None] * V + cols[None, :]
-            tl.store(dlogits + at, (ds * unit).to(dlogits.dtype.element_ty), mask=live[:, None] & (cols[None, :] < V))
+            tl.store(dlogits + at, (ds * tl.load(scale) if SPLIT else ds).to(dlogits.dtype.element_ty), mask=live[:, None] & (cols[None, :] < V))
         high, low = split_weights(ds / 256 if SPLIT else ds, k, SPLIT)  # keeps within the range of float16
-        rest += tl.sum(high.to(tl.float32) + low.to(tl.float32) if SPLIT else high.to(tl.float32), 1)
+        drift += tl.sum(high.to(tl.float32) + low.to(tl.float32) if SPLIT else high.to(tl.float32), 1)
         acc = add_weighted(acc, high, low, k, k_low, SPLIT)
         if D2: acc2 = add_weighted(acc2, high, low, l, l_low, SPLIT)
-    tl.store(left + rows, rest, mask=live)
+    tl.store(left + rows, drift, mask=live)
     tl.store(dz + rows[:, None] * D + d1[None, :], acc, mask=live[:, None] & (d1[None, :] < D))
     if D2: tl.store(dz + rows[:, None] * D + d2[None, :], acc2, mask=live[:, None] & (d2[None, :] < D))
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #e0573cc7
 #| eval: false
-POSTERIOR = {False: options((64, 64, 4, 2), (128, 64, 8, 3), (128, 128, 8, 2), (64, 128, 4, 2)),
+POSTERIOR = {False: options((64, 64, 4, 3), (64, 64, 4, 2), (128, 128, 8, 3), (64, 32, 4, 2)),
              True: options((64, 32, 4, 2), (64, 64, 4, 2), (128, 64, 8, 2))}
-POSTERIOR_BACKWARD = {False: options((64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2)),
+POSTERIOR_BACKWARD = {False: options((64, 64, 4, 2), (128, 64, 8, 3), (64, 32, 4, 2)),
                       True: options((64, 32, 4, 2), (128, 32, 8, 1))}
 LOG2E = math.log2(math.e)
 
 
 def posterior_forward(z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor, logits: Tensor | None) -> tuple:
     "Mean `(N, D)` float32, entropy `(N,)`, top ids `(N,)`, and what the backward pass needs; gain and level `(N,)` float32."
-    (N, D), V, split = z.shape, len(codebook), is_split(z)
-    (q, q_low, a), (k, k_low, b) = parts(z, split), parts(codebook, split)
+    N, V, split = len(z), len(codebook), is_split(z)
+    (q, q_low, a), (*book, b) = parts(z, split), parts(codebook, split)
     rates = gain * (a * b * LOG2E), level.clamp(min=1e-37) * LOG2E, half_power(codebook)
+    D, (D1, D2) = q.shape[1], blocks(z.shape[1])
     mean, (entropy, peak, total) = z.new_empty(N, D, dtype=torch.float32), z.new_empty(3, N, dtype=torch.float32)
-    top, (D1, D2) = z.new_empty(N, dtype=torch.long), blocks(D)
+    top = z.new_empty(N, dtype=torch.long)
     context = q if logits is None else logits.contiguous()
 
     def run(o):
-        posterior_kernel[triton.cdiv(N, o["BN"]),](q, q_low, k, k_low, *rates, context, mean, entropy, top, peak, total, N, V,
-                                                   D, logits is not None, split, D1, D2, **o)
+        posterior_kernel[triton.cdiv(N, o["BN"]),](
+            q, q_low, *windows(book, o["BV"], D1, D2 or D1), *rates, context, mean, entropy, top, peak, total, N, V, D,
+            logits is not None, split, D1, D2, **o)
     launch(run, POSTERIOR[split], ("posterior", split, D, logits is not None), z, N * V)
-    return mean.mul_(b), entropy, top, peak, total
+    return (mean.mul_(b) if split else mean)[:, : z.shape[1]], entropy, top, peak, total
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #385c9e8f
 #| eval: false
 def posterior_backward(z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor, logits: Tensor | None, saved: tuple,
                        grad_mean: Tensor, grad_entropy: Tensor, need: bool) -> tuple[Tensor, Tensor | None]:
     "Gradients of z `(N, D)` float32 and, if needed, of the logits `(N, V)`; `saved`: mean, entropy, peak, total of the forward pass."
-    (N, D), V, split = z.shape, len(codebook), is_split(z)
+    N, V, split = len(z), len(codebook), is_split(z)
     mean, entropy, peak, total = saved
-    (q, q_low, a), (k, k_low, b) = parts(z, split), parts(codebook, split)
+    (q, q_low, a), (*book, b) = parts(z, split), parts(codebook, split)
     grad = grad_mean.float() if split else grad_mean.to(z.dtype)
-    largest = torch.maximum(grad.abs().amax().float(), grad_entropy.abs().amax().float())
+    largest = torch.maximum(grad.abs().amax(), grad_entropy.abs().amax()) if split else None
     u, u_low, c = parts(grad, split, largest)
     inner, spread = (grad.float() * mean).sum(-1) / (b * c), grad_entropy.float() / (b * c)
     rates = gain * (a * b * LOG2E), level.clamp(min=1e-37) * LOG2E, half_power(codebook)
-    dz, left, (D1, D2) = z.new_empty(N, D, dtype=torch.float32), z.new_empty(N, 1, dtype=torch.float32), blocks(D)
+    D, (D1, D2) = q.shape[1], blocks(z.shape[1])
+    dz, left = z.new_empty(N, D, dtype=torch.float32), z.new_empty(N, 1, dtype=torch.float32)
+    scale = b * c if split else left  # without parts it is one, and not read
     context = q if logits is None else logits.contiguous()
     dlogits = torch.empty_like(context) if need else q
 
     def run(o):
         posterior_backward_kernel[triton.cdiv(N, o["BN"]),](
-            q, q_low, k, k_low, *rates, context, u, u_low, inner, spread, entropy, peak, total, b * c, dz, left, dlogits, N, V, D,
-            logits is not None, split, D1, D2, need, **o)
+            q, q_low, *windows(book, o["BV"], D1, D2 or D1), *rates, context, u, u_low, inner, spread, entropy, peak, total, scale,
+            dz, left, dlogits, N, V, D, logits is not None, split, D1, D2, need, **o)
     launch(run, POSTERIOR_BACKWARD[split], ("posterior backward", split, D, logits is not None, need), z, N * V)
-    dz = (dz - left * (mean / b)) * gain[:, None] * (b * b * c * (256 if split else 1))
+    dz = (dz[:, : z.shape[1]] - left * (mean / b)) * (gain * (b * b * c * (256 if split else 1)))[:, None]
     return dz, dlogits if need else None
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #bfb8fa63
 #| eval: false
 @triton.jit
-def inner_products(a, a_low, b, b_low, rows, cols, acc, N, V, K: tl.constexpr, SPLIT: tl.constexpr, BK: tl.constexpr):
-    "`acc` plus rows of a `(N, K)` times rows of b `(V, K)`."
-    for at in range(0, K, BK):
-        k = at + tl.arange(0, BK)
-        x, y = tile(a, rows, k, N, K, K), tl.trans(tile(b, cols, k, V, K, K))
-        x_low = tile(a_low, rows, k, N, K, K) if SPLIT else x
-        y_low = tl.trans(tile(b_low, cols, k, V, K, K)) if SPLIT else y
-        acc = product(x, x_low, y, y_low, acc, SPLIT)
+def inner_products(a, a_low, b, b_low, row, column, acc, K: tl.constexpr, SPLIT: tl.constexpr, BK: tl.constexpr):
+    "`acc` plus a tile of rows of a `(N, K)` times rows of b `(V, K)`, from row and column on."
+    for k in range(0, K, BK):
+        x, x_low = both(a, a_low, row, k, SPLIT)
+        y, y_low = both(b, b_low, column, k, SPLIT)
+        acc = product(x, x_low, tl.trans(y), tl.trans(y_low), acc, SPLIT)
     return acc
 
 
 @triton.jit
-def joint_score(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, half, unit, bias, rows, cols, N, V, K: tl.constexpr,
+def joint_score(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, half, unit, bias, row, column, N, V, K: tl.constexpr,
                 D: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr, SPLIT_Z: tl.constexpr, BK: tl.constexpr,
                 BN: tl.constexpr, BV: tl.constexpr):
     "What the network says and what the grid says of every codeword: (BN, BV), in nats."
+    rows, cols = row + tl.arange(0, BN), column + tl.arange(0, BV)
     g, e = tl.load(gain + rows, mask=rows < N, other=0.0), tl.load(level + rows, mask=rows < N, other=1.0)
     zero = tl.zeros([BN, BV], tl.float32)
-    s = inner_products(z, z_low, book, book_low, rows, cols, zero, N, V, D, SPLIT_Z, BK) * g[:, None]
-    if SPLIT: s += inner_products(h, h_low, W, W_low, rows, cols, zero, N, V, K, SPLIT, BK) * tl.load(unit)
-    else: s = inner_products(h, h_low, W, W_low, rows, cols, s, N, V, K, SPLIT, BK)
+    s = inner_products(z, z_low, book, book_low, row, column, zero, D, SPLIT_Z, BK) * g[:, None]
+    if SPLIT: s += inner_products(h, h_low, W, W_low, row, column, zero, K, SPLIT, BK) * tl.load(unit)
+    else: s = inner_products(h, h_low, W, W_low, row, column, s, K, SPLIT, BK)
     s -= e[:, None] * tl.load(half + cols, mask=cols < V, other=float("inf"))[None, :]
     if BIAS: s += tl.load(bias + cols, mask=cols < V, other=0.0).to(tl.float32)[None, :]
     return s
+
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #fe21f225
 #| eval: false
@@ -314,8 +337,9 @@ def joint_score(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, half,
 def cross_entropy_kernel(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, half, unit, bias, targets, peak, total, own,
                          N, V, K: tl.constexpr, D: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr, SPLIT_Z: tl.constexpr,
                          BK: tl.constexpr, BN: tl.constexpr, BV: tl.constexpr):
-    rows, cols = tl.program_id(0) * BN + tl.arange(0, BN), tl.program_id(1) * BV + tl.arange(0, BV)
-    s = joint_score(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, half, unit, bias, rows, cols, N, V, K, D,
+    row, column = tl.program_id(0) * BN, tl.program_id(1) * BV
+    rows, cols = row + tl.arange(0, BN), column + tl.arange(0, BV)
+    s = joint_score(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, half, unit, bias, row, column, N, V, K, D,
                     BIAS, SPLIT, SPLIT_Z, BK, BN, BV)
     m = tl.max(s, 1)
     base = tl.where(m == -float("inf"), 0.0, m)
@@ -328,21 +352,23 @@ def cross_entropy_kernel(h, h_low, W, W_low, z, z_low, book, book_low, gain, lev
         tl.store(own + rows, tl.sum(tl.where(cols[None, :] == wanted[:, None], s, 0.0), 1), mask=found)
 
 
-@triton.jit(do_not_specialize=["N", "V", "first"])
+@triton.jit(do_not_specialize=["N", "V", "top", "first"])
 def residual_kernel(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, half, unit, bias, targets, peak, total, out, out_low,
-                    N, V, first, width, K: tl.constexpr, D: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr,
+                    N, V, top, first, K: tl.constexpr, D: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr,
                     SPLIT_Z: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, BV: tl.constexpr):
-    "Softmax less one-hot of a piece of the table, whose first codeword has id `first`."
-    rows, cols = tl.program_id(0) * BN + tl.arange(0, BN), tl.program_id(1) * BV + tl.arange(0, BV)
-    s = joint_score(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, half, unit, bias, rows, cols, N, V, K, D,
+    "Softmax less one-hot of a piece of the table, which begins at place `top` and codeword `first`."
+    i, j = tl.program_id(0) * BN, tl.program_id(1) * BV
+    rows, cols = top + i + tl.arange(0, BN), first + j + tl.arange(0, BV)
+    s = joint_score(h, h_low, W, W_low, z, z_low, book, book_low, gain, level, half, unit, bias, top + i, first + j, N, V, K, D,
                     BIAS, SPLIT, SPLIT_Z, BK, BN, BV)
     m, n = tl.load(peak + rows, mask=rows < N, other=0.0), tl.load(total + rows, mask=rows < N, other=0.0)
-    wanted = tl.load(targets + rows, mask=rows < N, other=-1) - first
+    wanted = tl.load(targets + rows, mask=rows < N, other=-1)
     g = tl.exp(tl.minimum(s - m[:, None], 0.0) - n[:, None]) - tl.where(cols[None, :] == wanted[:, None], 1.0, 0.0)
     if SPLIT: g = g * 1024
-    high, inside = g.to(out.dtype.element_ty), (rows[:, None] < N) & (cols[None, :] < V)
-    tl.store(out + rows[:, None] * width + cols[None, :], high, mask=inside)
-    if SPLIT: tl.store(out_low + rows[:, None] * width + cols[None, :], (g - high.to(tl.float32)).to(tl.float16), mask=inside)
+    high = g.to(out.dtype)
+    out.store([i, j], high)
+    if SPLIT: out_low.store([i, j], (g - high.to(tl.float32)).to(tl.float16))
+
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #d5574875
 #| eval: false
@@ -352,33 +378,49 @@ def tiles(*rows: tuple) -> list[dict]:
     return [dict(zip(names, row, strict=False)) for row in rows]
 
 
-CROSS_ENTROPY = {False: tiles((128, 128, 64, 8, 3, 128), (128, 256, 64, 8, 3), (64, 128, 64, 4, 3, 168)),
+CROSS_ENTROPY = {False: tiles((128, 128, 64, 4, 3), (128, 128, 64, 8, 3, 128), (64, 128, 64, 4, 3, 168)),
                  True: tiles((128, 128, 32, 8, 3), (128, 128, 64, 8, 2), (64, 128, 64, 4, 2))}
 # the largest piece of the table that the backward pass holds; in split parts a smaller one, since tensor cores cut long sums
-PIECE = {False: (8192, 8192), True: (4096, 4096)}
+PIECE = {False: (16384, 4096), True: (4096, 4096)}
 
 
-def prepare(h: Tensor, W: Tensor, z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor) -> tuple:
-    "Factors in parts, rates, and scale, in the order in which the kernels take them."
+class Factors(NamedTuple):
+    "What the loss multiplies, each in parts, and the rates of its places; `unit` is that of h W^T, `scale` that of W alone."
+
+    h: tuple
+    W: tuple
+    z: tuple
+    book: tuple
+    rates: tuple
+    unit: Tensor
+    scale: Tensor | float
+
+    def windows(self, BN: int, BV: int, BK: int) -> list[TensorDescriptor]:
+        heights = zip((self.h, self.W, self.z, self.book), (BN, BV, BN, BV), strict=True)
+        return [window for x, height in heights for window in windows(x, height, BK)]
+
+
+def prepare(h: Tensor, W: Tensor, z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor) -> Factors:
+    "The factors of a loss, as the kernels take them."
     split, split_z = is_split(h), is_split(z)
-    (x, x_low, a), (y, y_low, b) = parts(h, split), parts(W, split)
-    (q, q_low, c), (k, k_low, d) = parts(z, split_z), parts(codebook, split_z)
-    return (x, x_low, y, y_low, q, q_low, k, k_low, gain * (c * d), level.clamp(min=1e-37), half_power(codebook)), a * b, b
+    (*x, a), (*y, b) = parts(h, split), parts(W, split)
+    (*q, c), (*k, d) = parts(z, split_z), parts(codebook, split_z)
+    return Factors(x, y, q, k, (gain * (c * d), level.clamp(min=1e-37), half_power(codebook)), a * b if split else gain, b)
 
 
 def cross_entropy_forward(h: Tensor, W: Tensor, z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor, targets: Tensor,
                           bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     "Loss, largest score, and log of the sum above it, `(N,)` each. A target outside the vocabulary gives NaN."
-    (N, K), V, D, split = h.shape, len(W), z.shape[1], is_split(h)
-    given, unit, _ = prepare(h, W, z, codebook, gain, level)
+    N, V, split, given = len(h), len(W), is_split(h), prepare(h, W, z, codebook, gain, level)
+    K, D, unit = given.h[0].shape[1], given.z[0].shape[1], given.unit
     own = z.new_full((N,), float("nan"), dtype=torch.float32)
     made = {}
 
     def run(o):
         peak, total = made["both"] = z.new_empty(2, triton.cdiv(V, o["BV"]), N, dtype=torch.float32)
         cross_entropy_kernel[triton.cdiv(N, o["BN"]), triton.cdiv(V, o["BV"])](
-            *given, unit, unit if bias is None else bias, targets, peak, total, own, N, V, K, D, bias is not None, split,
-            is_split(z), **o)
+            *given.windows(o["BN"], o["BV"], o["BK"]), *given.rates, unit, unit if bias is None else bias, targets, peak, total, own,
+            N, V, K, D, bias is not None, split, is_split(z), **o)
     launch(run, CROSS_ENTROPY[split], ("cross-entropy", split, is_split(z), K, D), z, N * V)
     peak, total = made["both"]
     largest = peak.amax(0)
@@ -396,55 +438,52 @@ def matmul(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], split: bool) -> T
 def cross_entropy_backward(h: Tensor, W: Tensor, z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor, targets: Tensor,
                            bias: Tensor | None, largest: Tensor, total: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     "Gradients of h `(N, K)`, W `(V, K)` and bias `(V,)`, float32, a piece of the table at a time."
-    (N, K), V, D, split = h.shape, len(W), z.shape[1], is_split(h)
-    (x, x_low, y, y_low, q, q_low, k, k_low, gain, level, half), unit, b = prepare(h, W, z, codebook, gain, level)
+    N, V, split, given = len(h), len(W), is_split(h), prepare(h, W, z, codebook, gain, level)
+    K, D, unit, (y, y_low) = given.h[0].shape[1], given.z[0].shape[1], given.unit, given.W
     by_row = grad.float()[:, None]
-    # one column more sums the residuals for the bias, seven more keep rows aligned
-    right = torch.cat([h.float() * by_row, by_row, by_row.new_zeros(N, 7 + -K % 8)], 1)
+    right = torch.cat([h.float() * by_row, by_row], 1)  # one column more sums the residuals for the bias
     r, r_low, c = parts(right if split else right.to(h.dtype), split)
-    rows, columns, kind = min(PIECE[split][0], N), min(PIECE[split][1], -(-V // 16) * 16), torch.float16 if split else x.dtype
-    room, room_low = (x.new_empty(rows * columns, dtype=kind) for _ in range(2)) if split else (x.new_empty(rows * columns, dtype=kind),) * 2
-    dh, dW = h.new_zeros(N, K, dtype=torch.float32), h.new_zeros(V, right.shape[1], dtype=torch.float32)
-    for i in range(0, N, rows):
-        for j in range(0, V, columns):
-            n, v = slice(i, i + rows), slice(j, j + columns)
-            size, wide = len(x[n]), len(y[v])
-            g, g_low = (t.view(rows, columns) for t in (room, room_low))
+    rows, columns = min(PIECE[split][0], N), min(PIECE[split][1], -(-V // 16) * 16)
+    g = torch.empty(1 + split, rows, columns, device=h.device, dtype=y.dtype)
+    dh, dW = h.new_zeros(N, K, dtype=torch.float32), h.new_zeros(V, r.shape[1], dtype=torch.float32)
+    for top in range(0, N, rows):
+        for first in range(0, V, columns):
+            n, v = slice(top, min(N, top + rows)), slice(first, min(V, first + columns))
+            size, wide = n.stop - top, v.stop - first
 
-            def run(o, n=n, v=v, g=g, g_low=g_low, size=size, wide=wide, first=j):
+            def run(o, top=top, first=first, size=size, wide=wide):
                 residual_kernel[triton.cdiv(size, o["BN"]), triton.cdiv(wide, o["BV"])](
-                    x[n], x_low[n], y[v], y_low[v], q[n], q_low[n], k[v], k_low[v], gain[n], level[n], half[v], unit,
-                    unit if bias is None else bias[v], targets[n], largest[n], total[n], g, g_low, size, wide, first, columns, K, D,
-                    bias is not None, split, is_split(z), **o)
+                    *given.windows(o["BN"], o["BV"], o["BK"]), *given.rates, unit, unit if bias is None else bias, targets, largest,
+                    total, *windows((g[0], g[-1]), o["BN"], o["BV"]), N, V, top, first, K, D, bias is not None, split, is_split(z), **o)
             launch(run, CROSS_ENTROPY[split], ("residual", split, is_split(z), K, D), z, N * V)
-            g, g_low = g[:size, :wide], g_low[:size, :wide]
-            dh[n] += matmul((g, g_low), (y[v], y_low[v]), split)
-            dW[v] += matmul((g.T, g_low.T), (r[n], r_low[n]), split)
+            piece = g[0, :size, :wide], g[-1, :size, :wide]
+            dh[n] += matmul(piece, (y[v], y_low[v]), split)
+            dW[v] += matmul((piece[0].T, piece[1].T), (r[n], r_low[n]), split)
     share = 1 / 1024 if split else 1.0
-    dW *= c * share
-    return dh * (by_row * b * share), dW[:, :K], dW[:, K]
+    K, dW = h.shape[1], dW.mul_(c * share)
+    return dh[:, :K] * (by_row * (given.scale * share)), dW[:, :K], dW[:, K]
+
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #7b3ffd61
 #| eval: false
 @triton.jit(do_not_specialize=["N", "V"])
-def nearest_kernel(z, z_low, book, book_low, unit, half, ids, N, V, D: tl.constexpr, SPLIT: tl.constexpr, D1: tl.constexpr,
+def nearest_kernel(z, z_low, book, book_low, rest, rest_low, unit, half, ids, N, V, D: tl.constexpr, SPLIT: tl.constexpr, D1: tl.constexpr,
                    D2: tl.constexpr, BN: tl.constexpr, BV: tl.constexpr):
     rows, d1, d2 = tl.program_id(0) * BN + tl.arange(0, BN), tl.arange(0, D1), D1 + tl.arange(0, D2 if D2 else 16)
-    q = tile(z, rows, d1, N, D, D)
-    q_low = tile(z_low, rows, d1, N, D, D) if SPLIT else q
-    r = tile(z, rows, d2, N, D, D) if D2 else q
-    r_low = tile(z_low, rows, d2, N, D, D) if SPLIT and D2 else r
-    scale, best, where = tl.load(unit), tl.full([BN, BV], -float("inf"), tl.float32), tl.zeros([BN, BV], tl.int32)
+    q = tile(z, rows, d1, N, D)
+    q_low = tile(z_low, rows, d1, N, D) if SPLIT else q
+    r = tile(z, rows, d2, N, D) if D2 else q
+    r_low = tile(z_low, rows, d2, N, D) if SPLIT and D2 else r
+    best, where = tl.full([BN, BV], -float("inf"), tl.float32), tl.zeros([BN, BV], tl.int32)
     for v in range(0, V, BV):
         cols = v + tl.arange(0, BV)
-        k = tile(book, cols, d1, V, D, D)
-        k_low = tile(book_low, cols, d1, V, D, D) if SPLIT else k
+        k, k_low = both(book, book_low, v, 0, SPLIT)
         s = product(q, q_low, tl.trans(k), tl.trans(k_low), tl.zeros([BN, BV], tl.float32), SPLIT)
         if D2:
-            l = tile(book, cols, d2, V, D, D)
-            l_low = tile(book_low, cols, d2, V, D, D) if SPLIT else l
+            l, l_low = both(rest, rest_low, v, D1, SPLIT)
             s = product(r, r_low, tl.trans(l), tl.trans(l_low), s, SPLIT)
-        s = s * scale - tl.load(half + cols, mask=cols < V, other=float("inf"))[None, :]
+        if SPLIT: s *= tl.load(unit)
+        s -= tl.load(half + cols, mask=cols < V, other=float("inf"))[None, :]
         better = s > best
         best, where = tl.where(better, s, best), tl.where(better, v, where)
     top = tl.max(best, 1)
@@ -452,16 +491,18 @@ def nearest_kernel(z, z_low, book, book_low, unit, half, ids, N, V, D: tl.conste
     tl.store(ids + rows, tl.minimum(tl.min(at, 1), V - 1).to(tl.int64), mask=rows < N)
 
 
-NEAREST = {False: options((64, 64, 4, 3), (128, 64, 8, 2, 128), (128, 128, 8, 2)), True: options((64, 64, 4, 2), (128, 64, 8, 2))}
+NEAREST = {False: options((64, 64, 4, 3), (64, 64, 4, 2), (128, 128, 8, 3)), True: options((64, 64, 4, 2), (128, 64, 8, 2))}
 
 
 def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     "Ids `(N,)` of the codewords nearest to z `(N, D)`; the lowest of equals."
-    (N, D), V, split = z.shape, len(codebook), is_split(z)
-    (q, q_low, a), (k, k_low, b) = parts(z, split), parts(codebook, split)
-    ids, unit, half, (D1, D2) = z.new_empty(N, dtype=torch.long), a * b, half_power(codebook), blocks(D)
+    N, V, split = len(z), len(codebook), is_split(z)
+    (q, q_low, a), (*book, b) = parts(z, split), parts(codebook, split)
+    ids, half, D, (D1, D2) = z.new_empty(N, dtype=torch.long), half_power(codebook), q.shape[1], blocks(z.shape[1])
+    unit = a * b if split else half  # not read without parts
 
-    def run(o): nearest_kernel[triton.cdiv(N, o["BN"]),](q, q_low, k, k_low, unit, half, ids, N, V, D, split, D1, D2, **o)
+    def run(o):
+        nearest_kernel[triton.cdiv(N, o["BN"]),](q, q_low, *windows(book, o["BV"], D1, D2 or D1), unit, half, ids, N, V, D, split, D1, D2, **o)
     launch(run, NEAREST[split], ("nearest", split, D), z, N * V)
     return ids
 
