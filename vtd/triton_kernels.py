@@ -407,7 +407,8 @@ def prepare(h: Tensor, W: Tensor, z: Tensor, codebook: Tensor, gain: Tensor, lev
     (*q, c), (*k, d) = parts(z, split_z), parts(codebook, split_z)
     return Factors(x, y, q, k, (gain * (c * d), level.clamp(min=1e-37), half_power(codebook)), a * b if split else gain, b)
 
-
+# %% ../nbs/lib/03_triton_kernels.ipynb #8e2b6fd9
+#| eval: false
 def cross_entropy_forward(h: Tensor, W: Tensor, z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor, targets: Tensor,
                           bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     "Loss, largest score, and log of the sum above it, `(N,)` each. A target outside the vocabulary gives NaN."
