@@ -106,6 +106,21 @@ def test_posterior_of_many_shapes(device, backend, kind):
 
 @each_type
 @each_backend
+def test_logits_that_all_rows_share(device, backend, kind):
+    """The same as when each row is given them, forward and backward; they are a constant."""
+    for N, V, D in ((33, 70, 12), (5, 131, 192)):
+        z, book, level, _ = problem(N, V, D, 0, kind=kind, device=device)
+        shared = torch.randn(V).to(device, kind)
+        one, each = (leaf(z) for _ in range(2))
+        found = codeword_posterior(one, book, level, leaf(shared), backend=backend)
+        true = codeword_posterior(each, book, level, shared.expand(N, V), backend=backend)
+        assert torch.equal(found.top, true.top)
+        assert max(error(found.mean, true.mean), error(found.entropy, true.entropy)) <= BAR[kind]
+        assert error(*(slopes(f.mean.sum() + f.entropy.sum(), x)[0] for f, x in ((found, one), (true, each)))) <= BAR[kind]
+
+
+@each_type
+@each_backend
 def test_cross_entropy_of_many_shapes(device, backend, kind, monkeypatch):
     if backend == "triton":  # several pieces of the table, so that their edges are met
         from vtd import triton_kernels

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .diffusion import GridDiffusion, Writing
+from .fused import FusedDenoiser
 from .grids import atomic_write
 from .sampling import SAMPLERS, Belief, clock_path, ranks
 
@@ -107,6 +108,7 @@ class _Graph(nn.Module):
 def refuse_other_nets(model: GridDiffusion) -> None:
     "ValueError for a model whose network the browser cannot run."
     why = {"has a large vocabulary and counts triples": model.net.triple_keys is not None,
+           "has a large vocabulary and a fused network": isinstance(model.net, FusedDenoiser),
            "is conditioned on its own last estimate": model.net.previous is not None,
            "still learns its codebook (settle it first)": model.net.shift is not None,
            "has no padding token, so its pages have no end": model.vocabulary.pad is None}

@@ -54,6 +54,7 @@ def train(
     layers: Annotated[int, typer.Option(help="Blocks of the network.")] = 4,
     chain: Annotated[bool | None, typer.Option(help="Start from counted word pairs. Default: where the vocabulary is small.")] = None,
     self_condition: Annotated[bool, typer.Option(help="Feed the previous estimate back into the network.")] = False,
+    fused: Annotated[bool, typer.Option("--fused", help="Never hold a table of places by tokens: for vocabularies of tens of thousands.")] = False,
     taught: Annotated[bool, typer.Option(help="Of the little world: learn its exact posterior, not the words of sentences.")] = False,
     precision: Annotated[str, typer.Option(help="In which the network multiplies: float32 or bfloat16.")] = "float32",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network's blocks first (tens of seconds).")] = False,
@@ -76,8 +77,8 @@ def train(
 
     if steps is None and minutes is None: minutes = 5.0
     recipe = Recipe(text=text, tokens=tokens, vocabulary=vocabulary, length=length, grid=grid, code=code, steps=steps,
-                    minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, taught=taught, seed=seed,
-                    precision=precision, compile=compile, accumulate=accumulate, stream=stream)
+                    minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, fused=fused, taught=taught,
+                    seed=seed, precision=precision, compile=compile, accumulate=accumulate, stream=stream)
     finish(recipe, out, device, again)
 
 # %% ../nbs/lib/23_cli.ipynb #57a4142d

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mix', 'exact', 'matched_filter', 'chain_context', 'pair_context', 'trigram_rows', 'neighbour_context', 'Block',
-           'BeliefNet', 'hidden_matrices', 'regions', 'context', 'embed', 'GridDenoiser']
+           'strength_features', 'BeliefNet', 'hidden_matrices', 'regions', 'context', 'embed', 'GridDenoiser']
 
 # %% ../nbs/lib/08_denoiser.ipynb #addf6377
 import math
@@ -135,6 +135,13 @@ class Block(nn.Module):
         weight = torch.baddbmm(bias, q, k.mT, alpha=q.shape[-1] ** -0.5).softmax(-1)
         return self.out((weight @ v).view(B, self.heads, L, -1).transpose(1, 2).reshape(B, L, width))
 
+# %% ../nbs/lib/08_denoiser.ipynb #708ccb0b
+def strength_features(total: Tensor, entropy: Tensor, sure: Tensor) -> Tensor:
+    "How well places are known `(..., 19)`: entropy and highest probability of their own grid's posterior, log of the total SNR and its waves."
+    total = total[..., None]
+    waves = total * torch.linspace(0.15, 1.2, 8, device=total.device)
+    return torch.cat([entropy[..., None], sure[..., None], total / 4, waves.sin(), waves.cos()], -1)
+
 # %% ../nbs/lib/08_denoiser.ipynb #a51204e6
 class BeliefNet(nn.Module):
     """Logits over the vocabulary for every place of a page, from what each place says of its own token.
@@ -199,11 +206,8 @@ def context(self: BeliefNet, evidence: Tensor, alone: Tensor) -> Tensor:
 def embed(self: BeliefNet, total: Tensor, alone: Tensor) -> Tensor:
     "A place as the net sees it: its belief, the same belief flattened (what else it might be), strength."
     belief, doubt = alone.exp(), (0.5 * alone).softmax(-1)
-    entropy = -(belief * alone.clamp(min=-30)).sum(-1, keepdim=True)
-    total = total[..., None]
-    waves = total * torch.linspace(0.15, 1.2, 8, device=alone.device)
-    strength = torch.cat([entropy, belief.amax(-1, keepdim=True), total / 4, waves.sin(), waves.cos()], -1)
-    return self.beliefs["alone"](belief) + self.beliefs["doubt"](doubt) + self.strength(strength)
+    entropy = -(belief * alone.clamp(min=-30)).sum(-1)
+    return self.beliefs["alone"](belief) + self.beliefs["doubt"](doubt) + self.strength(strength_features(total, entropy, belief.amax(-1)))
 
 
 BeliefNet.hidden_matrices, BeliefNet.regions, BeliefNet.context, BeliefNet.embed = hidden_matrices, regions, context, embed

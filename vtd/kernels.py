@@ -209,12 +209,13 @@ def codeword_posterior(z: Tensor, codebook: Tensor, log_snr: Tensor | float, log
                        backend: str = "auto") -> Posterior:
     """Posterior of noisy cells z `(N, D)` over codewords `(V, D)`, with any context `logits (N, V)`; D is often 192.
 
-    `log_snr`: a number or `(N,)`. Gradients go to z and logits; the codebook and the levels are constants. ValueError for
-    shapes that do not fit. Source: CoBit (arXiv 2605.07013) for the matched filter in the logits.
+    `logits (V,)`, log-frequencies say, are shared by all rows and a constant; `log_snr`: a number or `(N,)`. Gradients go to z and
+    to logits `(N, V)`; the codebook and the levels are constants. ValueError for shapes that do not fit. Source: CoBit (arXiv 2605.07013) for the matched filter in the logits.
     """
     z, codebook = check_cells(z, codebook)
-    if logits is not None and logits.shape != (len(z), len(codebook)):
-        raise ValueError(f"logits are (N, V), here {(len(z), len(codebook))}; got {tuple(logits.shape)}")
+    if logits is not None and logits.shape not in ((len(z), len(codebook)), (len(codebook),)):
+        raise ValueError(f"logits are (N, V), here {(len(z), len(codebook))}, or (V,); got {tuple(logits.shape)}")
+    if logits is not None and logits.ndim == 1: logits = logits.detach()
     gain, level = rates(log_snr, z)
     if not use_triton(backend, z, codebook, cells=z.shape[1]): return Posterior(*TorchPosterior.apply(z, logits, codebook, gain, level))
     return Posterior(*TritonPosterior.apply(z, logits, codebook, gain.float(), level.float()))

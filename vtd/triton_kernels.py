@@ -161,11 +161,12 @@ def split_weights(x, like, SPLIT: tl.constexpr):
 @triton.jit
 def score(q, q_low, r, r_low, k, k_low, l, l_low, gain, level, half, logits, rows, cols, N, V,
           HAS: tl.constexpr, SPLIT: tl.constexpr, D2: tl.constexpr, BN: tl.constexpr, BV: tl.constexpr):
-    "Scores (BN, BV) in units of log 2, minus infinity beyond the last codeword."
+    "Scores (BN, BV) in units of log 2, minus infinity beyond the last codeword; HAS: logits for all places alike (1), for each (2)."
     s = product(q, q_low, tl.trans(k), tl.trans(k_low), tl.zeros([BN, BV], tl.float32), SPLIT)
     if D2: s = product(r, r_low, tl.trans(l), tl.trans(l_low), s, SPLIT)
     s = s * gain[:, None] - level[:, None] * tl.load(half + cols, mask=cols < V, other=float("inf"))[None, :]
-    if HAS:
+    if HAS == 1: s += tl.load(logits + cols, mask=cols < V, other=0.0).to(tl.float32)[None, :] * 1.4426950408889634
+    if HAS == 2:
         at = rows.to(tl.int64)[:, None] * V + cols[None, :]
         context = tl.load(logits + at, mask=(rows[:, None] < N) & (cols[None, :] < V), other=0.0)
         s += context.to(tl.float32) * 1.4426950408889634
@@ -267,13 +268,13 @@ def posterior_forward(z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor, 
     D, (D1, D2) = q.shape[1], blocks(z.shape[1])
     mean, (entropy, peak, total) = z.new_empty(N, D, dtype=torch.float32), z.new_empty(3, N, dtype=torch.float32)
     top = z.new_empty(N, dtype=torch.long)
-    context = q if logits is None else logits.contiguous()
+    context, has = (q, 0) if logits is None else (logits.contiguous(), logits.ndim)
 
     def run(o):
         posterior_kernel[triton.cdiv(N, o["BN"]),](
             q, q_low, *windows(book, o["BV"], D1, D2 or D1), *rates, context, mean, entropy, top, peak, total, N, V, D,
-            logits is not None, split, D1, D2, **o)
-    launch(run, POSTERIOR[split], ("posterior", split, D, logits is not None), z, N * V)
+            has, split, D1, D2, **o)
+    launch(run, POSTERIOR[split], ("posterior", split, D, has), z, N * V)
     return (mean.mul_(b) if split else mean)[:, : z.shape[1]], entropy, top, peak, total
 
 # %% ../nbs/lib/03_triton_kernels.ipynb #385c9e8f
@@ -292,14 +293,14 @@ def posterior_backward(z: Tensor, codebook: Tensor, gain: Tensor, level: Tensor,
     D, (D1, D2) = q.shape[1], blocks(z.shape[1])
     dz, left = z.new_empty(N, D, dtype=torch.float32), z.new_empty(N, 1, dtype=torch.float32)
     scale = b * c if split else left  # without parts it is one, and not read
-    context = q if logits is None else logits.contiguous()
+    context, has = (q, 0) if logits is None else (logits.contiguous(), logits.ndim)
     dlogits = torch.empty_like(context) if need else q
 
     def run(o):
         posterior_backward_kernel[triton.cdiv(N, o["BN"]),](
             q, q_low, *windows(book, o["BV"], D1, D2 or D1), *rates, context, u, u_low, inner, spread, entropy, peak, total, scale,
-            dz, left, dlogits, N, V, D, logits is not None, split, D1, D2, need, **o)
-    launch(run, POSTERIOR_BACKWARD[split], ("posterior backward", split, D, logits is not None, need), z, N * V)
+            dz, left, dlogits, N, V, D, has, split, D1, D2, need, **o)
+    launch(run, POSTERIOR_BACKWARD[split], ("posterior backward", split, D, has, need), z, N * V)
     dz = (dz[:, : z.shape[1]] - left * (mean / b)) * (gain * (b * b * c * (256 if split else 1)))[:, None]
     return dz, dlogits if need else None
 
