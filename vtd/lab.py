@@ -493,15 +493,22 @@ def _effort(record: Record) -> int:
 
 def _measured() -> dict[str, tuple[str, Claim]]:
     """Claim -> (record, claim): the chapter that the table names goes before others, the longest training before shorter ones,
-    a plain record before its variants."""
-    found: dict[str, tuple[tuple, str, Claim]] = {}
+    a plain record before its variants. Records of that chapter whose verdict differs are named in the cause."""
+    found: dict[str, list[tuple[tuple, str, Claim]]] = {}
     for path in sorted((root() / "results").glob("*.json"), key=lambda p: (p.stem.count("."), p.stem)):
         record = load_record(path)
         for key, claim in record.claims.items():
             rank = (key in CLAIMS and CLAIMS[key].chapter == record.chapter, _effort(record))
-            if key not in found or rank > found[key][0]:
-                found[key] = (rank, path.stem, claim)
-    return {key: (stem, claim) for key, (_, stem, claim) in found.items()}
+            found.setdefault(key, []).append((rank, path.stem, claim))
+    return {key: _spoken(records) for key, records in found.items()}
+
+
+def _spoken(records: list[tuple[tuple, str, Claim]]) -> tuple[str, Claim]:
+    "The record that speaks for a claim, the first of those that rank highest, with the dissenters' names."
+    rank, stem, claim = max(records, key=lambda found: found[0])
+    others = [f"{name} ({c.verdict})" for r, name, c in records if r[0] == rank[0] and c.verdict != claim.verdict]
+    if others: claim = claim.model_copy(update={"cause": f"{claim.cause} Other records differ: {', '.join(others)}."})
+    return stem, claim
 
 
 # %% ../nbs/lib/22_lab.ipynb #f1f85dee

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CELLS', 'eager_scores', 'eager_posterior', 'eager_cross_entropy', 'eager_nearest', 'eager_gumbel', 'floor',
            'recorded', 'name', 'Case', 'cases', 'call', 'race', 'Largest', 'largest', 'error', 'Fast', 'spread',
-           'measure', 'worst', 'judge_gpu', 'judge_cpu', 'read_record', 'run']
+           'measure', 'worst', 'judge_gpu', 'judge_cpu', 'judge_training', 'read_record', 'run']
 
 # %% ../../nbs/chapters/12_fast_grids.ipynb #4b014046
 import json
@@ -214,10 +214,25 @@ def judge_cpu(out: Fast, tokens: Sequence[int]) -> None:
     out.claims["K6"] = {"claim": "References in float32 are within 1e-5 of float64", "theirs": "", "ours": least,
                         "verdict": lab.verdict(errors[least], below=1e-5), "cause": f"The least exact is {least.removeprefix('error_')}."}
 
+# %% ../../nbs/chapters/12_fast_grids.ipynb #c8467fbe
+def judge_training(out: Fast, rows: list[dict]) -> None:
+    """K8 and K9: a whole training step of the denoiser with tables beside the one without, as recorded, at every size of the vocabulary."""
+    for row in rows:
+        ratio = row["time_table_by_fused"]
+        out.numbers[f"step_time_{row['tokens']}"] = lab.Number(ratio["median"], ratio["low"], ratio["high"])
+        out.numbers[f"step_memory_{row['tokens']}"] = lab.Number(row["memory_table_by_fused"])
+    V = rows[-1]["tokens"]
+    out.numbers |= {"tokens_trained": lab.Number(V)} | {f"step_{what}_largest": out.numbers[f"step_{what}_{V}"] for what in ("time", "memory")}
+    for key, what, says in (("K8", "time", "is faster"), ("K9", "memory", "needs less memory")):
+        least = min((f"step_{what}_{row['tokens']}" for row in rows), key=lambda k: out.numbers[k].value)
+        most = out.numbers[f"step_{what}_largest"]
+        out.claims[key] = {"claim": f"A training step without tables {says} at every vocabulary recorded", "theirs": "", "ours": least, "verdict": lab.verdict(out.numbers[least], above=1.0),
+                           "cause": f"From {out.numbers[least].value:.2f} times (at least) to {most.value:.2f} times with {V:,} tokens."}
+
 # %% ../../nbs/chapters/12_fast_grids.ipynb #7d9e00bd
-def read_record(record: str) -> dict:
+def read_record(name: str) -> dict:
     """A recorded benchmark; ValueError where there is none."""
-    path = lab.root() / "results" / "benchmarks" / f"kernels.{record}.json"
+    path = lab.root() / "results" / "benchmarks" / f"{name}.json"
     if not path.is_file(): raise ValueError(f"no recorded run {path.name} in results/benchmarks: name one that is there")
     return json.loads(path.read_text())
 
@@ -227,12 +242,14 @@ def run(*, tokens: list[int] = [203, 2048, 8192, 49408], places: int = 128, feat
     """The chapter's experiment; same names and defaults as its parameters."""
     if not tokens or tokens != sorted(set(tokens)) or tokens[0] < 2: raise ValueError(f"tokens are increasing sizes from 2 on, got {tokens}")
     if len(seeds) < 2 or min(places, features, repeats) < 1: raise ValueError("two seeds at least, and one place, feature and repeat")
-    out, gpu = Fast(), read_record(record)
+    out, gpu, steps = Fast(), read_record(f"kernels.{record}"), read_record("fused")
     for V in tokens: measure(out, V, places, features, log_snr, seeds, repeats)
     judge_cpu(out, tokens)
     for key in [k for k in out.numbers if k.endswith(f"_{tokens[-1]}")]: out.numbers[key.removesuffix(f"{tokens[-1]}") + "largest"] = out.numbers[key]
     found = recorded(gpu)
     judge_gpu(out, found)
+    judge_training(out, steps["rows"])
     out.numbers |= {"tokens_largest": lab.Number(tokens[-1]), "gpu_cases": lab.Number(len(found))}
     out.extra["gpu"] = {k: gpu.get(k) for k in ("device", "commit", "command", "versions", "places", "tokens")} | {"cases": found}
+    out.extra["training"] = {k: steps[k] for k in ("command", "versions", "pages", "length", "rows")}
     return out
