@@ -155,8 +155,9 @@ def test_published_numbers_reach_table_sentence_and_ledger(book):
 def test_the_longest_training_speaks_in_the_ledger_and_names_who_differs(book):
     (book / "results").mkdir()
     for stem, steps, verdict in (("adds-up", 10, "holds"), ("adds-up.long", 900, "refuted"), ("adds-up.short", 5, "refuted")):
-        lab.save("adds-up", {"steps": steps, "batch": 2, "length": 3}, seeds=0, numbers={}, claims={"C8": {"verdict": verdict, "cause": "arithmetic."}})
-        (lab.run_folder("adds-up", {"steps": steps, "batch": 2, "length": 3}) / "results.json").rename(book / f"results/{stem}.json")
+        lab.save("adds-up", {}, seeds=0, numbers={}, claims={"C8": {"verdict": verdict, "cause": "arithmetic."}})
+        found = json.loads((lab.run_folder("adds-up", {}) / "results.json").read_text())
+        (book / f"results/{stem}.json").write_text(json.dumps(found | {"parameters": {"steps": steps, "batch": 2, "length": 3}}))
     row = lab.ledger().set_index("claim").loc["C8"]
     assert row["verdict"] == "refuted" and row["cause"] == "arithmetic. Other records differ: adds-up (holds)."
 
