@@ -878,6 +878,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'vtd.denoiser.GridDenoiser.codewords': ('lib/denoiser.html#griddenoiser.codewords', 'vtd/denoiser.py'),
                               'vtd.denoiser.GridDenoiser.forward': ('lib/denoiser.html#griddenoiser.forward', 'vtd/denoiser.py'),
                               'vtd.denoiser.GridDenoiser.loglik': ('lib/denoiser.html#griddenoiser.loglik', 'vtd/denoiser.py'),
+                              'vtd.denoiser.beam_weights': ('lib/denoiser.html#beam_weights', 'vtd/denoiser.py'),
                               'vtd.denoiser.chain_context': ('lib/denoiser.html#chain_context', 'vtd/denoiser.py'),
                               'vtd.denoiser.context': ('lib/denoiser.html#context', 'vtd/denoiser.py'),
                               'vtd.denoiser.embed': ('lib/denoiser.html#embed', 'vtd/denoiser.py'),

@@ -54,6 +54,7 @@ def train(
     layers: Annotated[int, typer.Option(help="Blocks of the network.")] = 4,
     chain: Annotated[bool | None, typer.Option(help="Start from counted word pairs. Default: where the vocabulary is small.")] = None,
     self_condition: Annotated[bool, typer.Option(help="Feed the previous estimate back into the network.")] = False,
+    beam: Annotated[int, typer.Option(help="With thousands of words: so many likely tokens of each place lead its neighbours; 8 is better, and slower.")] = 1,
     fused: Annotated[bool, typer.Option("--fused", help="Never hold a table of places by tokens: for vocabularies of tens of thousands.")] = False,
     taught: Annotated[bool, typer.Option(help="Of the little world: learn its exact posterior, not the words of sentences.")] = False,
     precision: Annotated[str, typer.Option(help="In which the network multiplies: float32 or bfloat16.")] = "float32",
@@ -71,13 +72,14 @@ def train(
     vtd train --minutes 5                               (the little world)
     vtd train --text stories.txt --minutes 15
     vtd train --text play.txt --tokens char --minutes 15
+    vtd train --text books.txt --vocabulary 30000 --fused --minutes 60
     torchrun --nproc_per_node=2 -m vtd.cli train        (two processes; --batch stays that of both)
     """
     from vtd.recipes import Recipe
 
     if steps is None and minutes is None: minutes = 5.0
     recipe = Recipe(text=text, tokens=tokens, vocabulary=vocabulary, length=length, grid=grid, code=code, steps=steps,
-                    minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, fused=fused, taught=taught,
+                    minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, beam=beam, fused=fused, taught=taught,
                     seed=seed, precision=precision, compile=compile, accumulate=accumulate, stream=stream)
     finish(recipe, out, device, again)
 

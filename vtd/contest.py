@@ -57,6 +57,7 @@ ENTRIES = {
     "learned": Entry(code="spherical", net={"learn_codewords": True}),
     "cells": Entry(objective="cells"), "bound": Entry(objective="bound"), "plain head": Entry(net={"analytic": False}),
     "self-conditioning": Entry(net={"self_condition": True}),
+    "beam": Entry(net={"beam": 8}), "masked beam": Entry("masked", net={"beam": 8}),
     "together only": Entry(clocks={"together": 1.0}), "no paths": Entry(clocks={"together": 1.0, "known": 1.0}),
     "even levels": Entry(options={"even_levels": True}), "two stages": Entry(options={"reconstruct_first": 0.3}), "taught": Entry(options={"taught": True}),
 }

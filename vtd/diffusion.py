@@ -49,6 +49,7 @@ def denoiser_of(signal: Tensor, log_prior: Tensor, chain, triples, options: dict
     options = dict(options)
     if not options.pop("fused", False): return GridDenoiser(signal, log_prior, chain, triples, **options)
     unfit = [name for name in ("self_condition", "learn_codewords") if options.pop(name, False)]
+    if options.pop("beam", 1) > 1: unfit.append("beam")
     if not options.pop("analytic", True): unfit.append("head without a matched filter")
     unfit += ["counted tables"] * (chain is not None) + ["teacher"] * (teacher is not None) + [f"objective {objective!r}"] * (objective != "categorical")
     if unfit: raise ValueError(f"a fused network has no {', '.join(unfit)}")

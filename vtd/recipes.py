@@ -43,6 +43,7 @@ class Recipe:
     layers: int = 4
     chain: bool | None = None      # start from counted word pairs; None: where the vocabulary is small
     self_condition: bool = False   # feed the previous estimate back (Analog Bits)
+    beam: int = 1                  # of a large vocabulary's counted start: likely tokens of a place that lead its neighbours
     fused: bool = False            # never hold a table of places by tokens: for large vocabularies
     taught: bool = False           # the little world only: learn its exact posterior, not the words of one sentence
     lr: float = 0.01               # AdamW's learning rate
@@ -56,7 +57,7 @@ class Recipe:
     @property
     def told(self) -> dict:
         "Its settings; those that came later only where they are not as usual."
-        usual = {f.name: f.default for f in fields(self) if f.name in ("fused", "stream", "precision", "compile", "accumulate")}
+        usual = {f.name: f.default for f in fields(self) if f.name in ("beam", "fused", "stream", "precision", "compile", "accumulate")}
         return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
     @property
@@ -92,7 +93,9 @@ class Recipe:
 
     def model(self, corpus: Corpus) -> GridDiffusion:
         "The untrained model."
-        net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition} | ({"fused": True} if self.fused else {})
+        net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition}
+        if self.beam < 1: raise TrainingError(f"a beam has one token or more, got {self.beam}")
+        net |= ({"fused": True} if self.fused else {}) | ({"beam": self.beam} if self.beam > 1 else {})
         if self.taught and self.text is not None: raise TrainingError("only the little world knows its exact posterior: leave out --taught, or --text")
         teacher = world_control().belief if self.taught else None
         return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, teacher=teacher)
@@ -117,7 +120,7 @@ def token_file(out: Path, recipe: Recipe) -> Path:
     return out.with_name(f"{out.name}.{replace(recipe, **{k: getattr(Recipe, k) for k in _LATER}).fingerprint}.tokens")
 
 
-_LATER = ("grid", "code", "steps", "minutes", "batch", "width", "layers", "chain", "self_condition", "fused", "lr", "lr_matrix", "seed", "precision",
+_LATER = ("grid", "code", "steps", "minutes", "batch", "width", "layers", "chain", "self_condition", "beam", "fused", "lr", "lr_matrix", "seed", "precision",
           "compile", "accumulate", "length")  # no matter to the tokens
 
 # %% ../nbs/lib/10_recipes.ipynb #a1f59a1f
