@@ -87,18 +87,23 @@ class Recipe:
         if store is None: raise TrainingError("this text is streamed from a token file: name its store")
         return stream_corpus(self.text, store, self.tokens, self.page, self.vocabulary)[0]
 
-    def windows(self, corpus: Corpus, store: Path | None = None) -> np.ndarray | TokenFile:
-        "What to train on: the corpus's own windows, or those of its token file."
-        return stream_corpus(self.text, store, self.tokens, self.page, self.vocabulary)[1] if self.streams else corpus.train
+# %% ../nbs/lib/10_recipes.ipynb #ea61e908
+def _windows(self: Recipe, corpus: Corpus, store: Path | None = None) -> np.ndarray | TokenFile:
+    "What to train on: the corpus's own windows, or those of its token file."
+    return stream_corpus(self.text, store, self.tokens, self.page, self.vocabulary)[1] if self.streams else corpus.train
 
-    def model(self, corpus: Corpus) -> GridDiffusion:
-        "The untrained model."
-        net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition}
-        if self.beam < 1: raise TrainingError(f"a beam has one token or more, got {self.beam}")
-        net |= ({"fused": True} if self.fused else {}) | ({"beam": self.beam} if self.beam > 1 else {})
-        if self.taught and self.text is not None: raise TrainingError("only the little world knows its exact posterior: leave out --taught, or --text")
-        teacher = world_control().belief if self.taught else None
-        return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, teacher=teacher)
+
+def _model(self: Recipe, corpus: Corpus) -> GridDiffusion:
+    "The untrained model."
+    if self.taught and self.text is not None: raise TrainingError("only the little world knows its exact posterior: leave out --taught, or --text")
+    if self.beam < 1: raise TrainingError(f"a beam has one token or more, got {self.beam}")
+    net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition}
+    net |= ({"fused": True} if self.fused else {}) | ({"beam": self.beam} if self.beam > 1 else {})
+    teacher = world_control().belief if self.taught else None
+    return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, teacher=teacher)
+
+
+Recipe.windows, Recipe.model = _windows, _model
 
 # %% ../nbs/lib/10_recipes.ipynb #3a97022c
 def check_out(out: Path, recipe: Recipe, again: bool) -> bool:
