@@ -61,8 +61,7 @@ def train(
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network's blocks first (tens of seconds).")] = False,
     accumulate: Annotated[int, typer.Option(help="Passes in which a batch is worked through, to save memory.")] = 1,
     stream: Annotated[bool, typer.Option("--stream", help="Keep the text's tokens on disk, beside --out. Texts above 256 MB always are.")] = False,
-    seed: Seed = 0,
-    device: Device = "auto",
+    seed: Seed = 0, device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("model.safetensors"),
     again: Annotated[bool, typer.Option("--again", help="Replace what is there.")] = False,
 ):
@@ -78,9 +77,9 @@ def train(
     from vtd.recipes import Recipe
 
     if steps is None and minutes is None: minutes = 5.0
-    recipe = Recipe(text=text, tokens=tokens, vocabulary=vocabulary, length=length, grid=grid, code=code, steps=steps,
-                    minutes=minutes, batch=batch, width=width, layers=layers, chain=chain, self_condition=self_condition, beam=beam, fused=fused, taught=taught,
-                    seed=seed, precision=precision, compile=compile, accumulate=accumulate, stream=stream)
+    recipe = Recipe(text=text, tokens=tokens, vocabulary=vocabulary, length=length, grid=grid, code=code, steps=steps, minutes=minutes, batch=batch, width=width,
+                    layers=layers, chain=chain, self_condition=self_condition, beam=beam, fused=fused, taught=taught, seed=seed, precision=precision,
+                    compile=compile, accumulate=accumulate, stream=stream)
     finish(recipe, out, device, again)
 
 # %% ../nbs/lib/23_cli.ipynb #57a4142d
