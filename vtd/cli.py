@@ -69,7 +69,6 @@ def train(
 
     \b
     vtd train --minutes 5                               (the little world)
-    vtd train --text stories.txt --minutes 15
     vtd train --text play.txt --tokens char --minutes 15
     vtd train --text books.txt --vocabulary 30000 --fused --minutes 60
     torchrun --nproc_per_node=2 -m vtd.cli train        (two processes; --batch stays that of both)
