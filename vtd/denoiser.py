@@ -114,16 +114,16 @@ def neighbour_context(belief: Tensor, prior: Tensor, step: Tensor, triples: dict
     """
     (B, L, V), (sure, token) = belief.shape, belief.topk(min(beam, belief.shape[-1]))
     before, after = (sure, sure) if beam == 1 else beam_weights(sure, token, prior, step)
-    before, after, token = (F.pad(x, (0, 0, 2, 1)) for x in (before, after, token))  # nothing is known beyond the edges
-    left = (1 - before[:, 1:-2].sum(-1, keepdim=True)) * prior
-    right = (1 - after[:, 3:].sum(-1, keepdim=True)).expand(B, L, V).clone()
-    for k in range(sure.shape[-1]):
-        row = step[token[:, 1:-2, k]]
-        if k == 0:
-            three = trigram_rows(triples, token[:, :-3, 0].flatten(), token[:, 1:-2, 0].flatten(), row.flatten(0, 1))
-            row = torch.lerp(row, three.view(B, L, V), before[:, :-3, :1])
-        left += before[:, 1:-2, k, None] * row
-        right += after[:, 3:, k, None] * step.mT[token[:, 3:, k]] / prior[token[:, 3:, k], None]
+    before, after, token = (F.pad(x, (0, 0, 2, 1)).flatten(0, 1) for x in (before, after, token))  # nothing is known beyond the edges
+
+    def mixed(table: Tensor, weights: Tensor, rest: Tensor) -> Tensor:
+        return F.embedding_bag(token, table, mode="sum", per_sample_weights=weights) + (1 - weights.sum(-1, keepdim=True)) * rest
+    left = mixed(step, before, prior).view(B, L + 3, V)[:, 1:-2]
+    right = mixed((step / prior).mT.contiguous(), after, torch.ones_like(prior)).view(B, L + 3, V)[:, 3:]
+    token, sure = token.view(B, L + 3, -1)[..., 0], before.view(B, L + 3, -1)[..., :1]
+    row = step[token[:, 1:-2]]
+    three = trigram_rows(triples, token[:, :-3].flatten(), token[:, 1:-2].flatten(), row.flatten(0, 1)).view(B, L, V)
+    left = left + sure[:, 1:-2] * sure[:, :-3] * (three - row)
     return (left * right).clamp(min=1e-30).log().log_softmax(-1)
 
 # %% ../nbs/lib/08_denoiser.ipynb #a9668021
