@@ -69,12 +69,20 @@ def test_calls_take_turns():
 
 def test_the_whole_experiment_runs_small():
     out = chapter.run(**SMALL)
-    assert set(out.claims) == {f"K{i}" for i in range(1, 8)} and out.claims["K6"]["verdict"] == "holds"
+    assert set(out.claims) == {f"K{i}" for i in range(1, 10)} and out.claims["K6"]["verdict"] == "holds"
     assert out.numbers["tokens_largest"].value == 60 and out.numbers["time_ratio_posterior_forward_largest"] == out.numbers["time_ratio_posterior_forward_60"]
     assert json.loads(json.dumps(out.extra))["gpu"]["commit"]
     again = chapter.run(**SMALL)
     steady = [k for k in out.numbers if not k.startswith(("seconds_", "time_"))]
     assert steady and all(again.numbers[k] == out.numbers[k] for k in steady)
+
+
+def test_a_training_step_is_judged_by_its_weakest_vocabulary():
+    row = lambda V, time, memory: {"tokens": V, "time_table_by_fused": {"median": time, "low": time - 0.1, "high": time + 0.1}, "memory_table_by_fused": memory}  # noqa: E731
+    out = chapter.Fast()
+    chapter.judge_training(out, [row(10, 0.8, 2.0), row(1000, 3.0, 7.0)])
+    assert [out.claims[k]["verdict"] for k in ("K8", "K9")] == ["refuted", "holds"] and out.claims["K8"]["ours"] == "step_time_10"
+    assert out.numbers["step_time_largest"].value == 3.0 and out.numbers["step_memory_largest"].value == 7.0
 
 
 @pytest.mark.parametrize("wrong, says", [({"tokens": [60, 20]}, "increasing sizes"), ({"tokens": []}, "increasing sizes"), ({"seeds": [0]}, "two seeds"),
