@@ -54,7 +54,7 @@ def train(
     layers: Annotated[int, typer.Option(help="Blocks of the network.")] = 4,
     chain: Annotated[bool | None, typer.Option(help="Start from counted word pairs. Default: where the vocabulary is small.")] = None,
     self_condition: Annotated[bool, typer.Option(help="Feed the previous estimate back into the network.")] = False,
-    beam: Annotated[int, typer.Option(help="With thousands of words: so many likely tokens of each place lead its neighbours; 8 is better, and slower.")] = 1,
+    beam: Annotated[int, typer.Option(help="With thousands of words: so many likely tokens of each place lead its neighbours; try 8.")] = 1,
     fused: Annotated[bool, typer.Option("--fused", help="Never hold a table of places by tokens: for vocabularies of tens of thousands.")] = False,
     taught: Annotated[bool, typer.Option(help="Of the little world: learn its exact posterior, not the words of sentences.")] = False,
     precision: Annotated[str, typer.Option(help="In which the network multiplies: float32 or bfloat16.")] = "float32",

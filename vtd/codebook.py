@@ -90,7 +90,7 @@ def nearest_codeword(signal: Tensor, codewords: Tensor, rows: int = 16384, colum
         found.append(ids)
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.long, device=signal.device)
 
-
+# %% ../nbs/lib/03_codebook.ipynb #b134b8c9
 def nearest(self: Codebook, patterns: Tensor) -> Tensor:
     """Token ids `(...)` of patterns `(..., H, W, C)`, noisy or not: the nearest codeword of each.
 

@@ -185,6 +185,7 @@ class BeliefNet(nn.Module):
     def __init__(self, log_prior: Tensor, chain: tuple | None = None, triples: dict | None = None, *, width: int = 96, layers: int = 4,
                  heads: int = 4, kernel: int = 5, expand: int = 2, reach: int = 64, analytic: bool = True, beam: int = 1):
         super().__init__()
+        if beam < 1: raise ValueError(f"a beam has one token or more, got {beam}")
         V, self.analytic, self.beam = len(log_prior), analytic, beam
         self.register_buffer("log_prior", log_prior.float())
         tables = [torch.as_tensor(table, dtype=torch.float32) for table in chain or ()]

@@ -94,9 +94,7 @@ class GridDiffusion(nn.Module):
     def _batch(self) -> int: return max(8, min(500, 10_000_000 // (self.length * len(self.vocabulary))))  # bounds memory
 
     def hidden_matrices(self): return self.net.hidden_matrices()
-
     def regions(self): return self.net.regions()
-
     def set_progress(self, share: float) -> None: self.progress = share  # of the training
 
 # %% ../nbs/lib/10_diffusion.ipynb #2e7d38ed

@@ -136,7 +136,7 @@ def arrivals(open_places: Tensor, order: str, generator: torch.Generator) -> Ten
     place = torch.where(open_places, rank, math.inf).argsort(1).argsort(1) + 1  # among the open ones
     return torch.where(open_places, place / open_places.sum(1, keepdim=True).clamp(min=1), 0.0)
 
-
+# %% ../nbs/lib/10_peers.ipynb #0ee1c071
 @torch.no_grad()
 def _masked_fill(self: MaskedDiffusion, known: Tensor, *, nfe: int = 16, order: str = "spaced", temperature: float = 1.0, seed: int = 0) -> Tensor:
     "Pages of ids `(n, L)` where `known (n, L)` has -1, in `nfe` calls; what is known stays. ValueError for an unknown order."
@@ -340,7 +340,7 @@ def _flow_bits(self: BayesianFlow, texts: list[str] | Tensor, *, draws: int = 16
         return {"flow": (flow - spare + control.nats(ids)) / math.log(2), "reconstruction": read / math.log(2)}
     return self._measure(texts, terms)
 
-
+# %% ../nbs/lib/10_peers.ipynb #80350e14
 @torch.no_grad()
 def _flow_fill(self: BayesianFlow, known: Tensor, *, nfe: int = 16, temperature: float = 1.0, seed: int = 0) -> Tensor:
     "Pages of ids `(n, L)` where `known (n, L)` has -1, in `nfe` calls by the paper's sampler; what is known is scored as certain."

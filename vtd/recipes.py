@@ -17,7 +17,7 @@ import torch
 
 from .automata import log2_probability
 from .code_length import world_control
-from .diffusion import GridDiffusion, build
+from .diffusion import CHAIN_UP_TO, GridDiffusion, build
 from .ngrams import ngram_bits
 from .processes import Processes
 from .text import Corpus, little_world, text_corpus
@@ -96,11 +96,13 @@ def _windows(self: Recipe, corpus: Corpus, store: Path | None = None) -> np.ndar
 def _model(self: Recipe, corpus: Corpus) -> GridDiffusion:
     "The untrained model."
     if self.taught and self.text is not None: raise TrainingError("only the little world knows its exact posterior: leave out --taught, or --text")
-    if self.beam < 1: raise TrainingError(f"a beam has one token or more, got {self.beam}")
     net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition}
-    net |= ({"fused": True} if self.fused else {}) | ({"beam": self.beam} if self.beam > 1 else {})
+    net |= ({"fused": True} if self.fused else {}) | ({"beam": self.beam} if self.beam != 1 else {})
     teacher = world_control().belief if self.taught else None
-    return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, teacher=teacher)
+    model = build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, teacher=teacher)
+    if self.beam > 1 and model.net.triple_keys is None:
+        raise TrainingError(f"--beam is for counted tables of more than {CHAIN_UP_TO} tokens, here the start has no use for it: leave it out")
+    return model
 
 
 Recipe.windows, Recipe.model = _windows, _model

@@ -495,7 +495,8 @@ def nearest_kernel(z, z_low, book, book_low, rest, rest_low, unit, half, ids, N,
 
 NEAREST = {False: options((64, 64, 4, 3), (64, 64, 4, 2), (128, 128, 8, 3)), True: options((64, 64, 4, 2), (128, 64, 8, 2))}
 
-
+# %% ../nbs/lib/03_triton_kernels.ipynb #4fd721a0
+#| eval: false
 def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     "Ids `(N,)` of the codewords nearest to z `(N, D)`; the lowest of equals."
     N, V, split = len(z), len(codebook), is_split(z)

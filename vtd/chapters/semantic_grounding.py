@@ -165,7 +165,7 @@ class Grounding:
     claims: dict[str, dict] = field(default_factory=dict)
     extra: dict = field(default_factory=dict)
 
-
+# %% ../../nbs/chapters/05_semantic_grounding.ipynb #88c31dc6
 def locate(path: str) -> str:
     """A path as it was given, or below the book's folder if it is there."""
     return str(lab.root() / path) if path and (lab.root() / path).exists() else path
