@@ -90,16 +90,10 @@ def test_shares_of_a_batch_make_the_same_step(world):
 
 
 @pytest.mark.parametrize("options, says", [
-    ({"chain": True}, "counted tables"), ({"objective": "cells"}, "objective 'cells'"), ({"net": SMALL | {"self_condition": True}}, "self_condition"),
+    ({"chain": True}, "counted chain"), ({"order": 2}, "counted chain"), ({"objective": "cells"}, "objective 'cells'"), ({"net": SMALL | {"self_condition": True}}, "self_condition"),
     ({"net": SMALL | {"learn_codewords": True}}, "learn_codewords"), ({"teacher": lambda x: x}, "teacher")])
 def test_what_it_does_not_have_is_told(world, options, says):
     with pytest.raises(ValueError, match=f"a fused network has no {says}"): build(world, **{"net": SMALL} | options)
-
-
-def test_a_beam_without_use_is_told(world):
-    with pytest.raises(TrainingError, match="more than 512 tokens"): Recipe(beam=8).model(world)
-    with pytest.raises(ValueError, match="one token or more, got 0"): Recipe(beam=0).model(world)
-    with pytest.raises(ValueError, match="no beam"): Recipe(beam=8, fused=True).model(world)
 
 
 def test_a_recipe_asks_for_it(world):

@@ -112,7 +112,7 @@ def test_bad_wishes_are_told(call, says, trained):
     with pytest.raises(ValueError, match=says): call(trained)
 
 
-def test_streams_of_characters_and_sparse_triples(tmp_path):
+def test_streams_of_characters_and_words(tmp_path):
     dice = np.random.default_rng(0)
     words = sorted({"".join(dice.choice(list("abcdefgh"), 4)) for _ in range(900)})
     (tmp_path / "t.txt").write_text(" ".join(words[int(i)] for i in dice.exponential(200, 20_000) if i < len(words)))

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .chains import NGramChain
 from .diffusion import GridDiffusion, Writing
 from .fused import FusedDenoiser
 from .grids import atomic_write
@@ -107,7 +108,7 @@ class _Graph(nn.Module):
 
 def refuse_other_nets(model: GridDiffusion) -> None:
     "ValueError for a model whose network the browser cannot run."
-    why = {"has a large vocabulary and counts triples": model.net.triple_keys is not None,
+    why = {"starts from long contexts": isinstance(model.net.counted, NGramChain),
            "has a large vocabulary and a fused network": isinstance(model.net, FusedDenoiser),
            "is conditioned on its own last estimate": model.net.previous is not None,
            "still learns its codebook (settle it first)": model.net.shift is not None,

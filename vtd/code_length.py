@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .clocks import Schedule
-from .denoiser import GridDenoiser, chain_context, mix, pair_context
+from .denoiser import GridDenoiser, mix
 from .sampling import ranks
 from .text import Vocabulary
 
@@ -64,24 +64,10 @@ def measure_pages(pages: list[Tensor], terms: Callable[[Tensor, int], dict[str, 
 
 # %% ../nbs/lib/10_code_length.ipynb #17ff5bfc
 def counted(net: GridDenoiser) -> Control:
-    """The counted tables that a denoiser starts from, as a control: a chain of either order, or token frequencies.
-
-    Frequencies also where the vocabulary is so large that the denoiser has sparse triples: a chain over it costs too much.
-    """
-    alone = net.step is None or net.triple_keys is not None
-
-    def belief(evidence: Tensor) -> Tensor:
-        if alone: return (net.log_prior + evidence).log_softmax(-1)
-        if net.skip is None: return (evidence + chain_context(evidence, net.first, net.step)).log_softmax(-1)
-        return (evidence + pair_context(evidence, net.first, net.step, net.skip)).log_softmax(-1)
-
-    def nats(ids: Tensor) -> Tensor:
-        if alone: return -net.log_prior.log_softmax(-1)[ids].sum(-1)
-        start = net.first[ids[:, 0]].log()
-        if net.skip is None or ids.shape[1] == 1: return -start - net.step[ids[:, :-1], ids[:, 1:]].log().sum(-1)
-        second = net.step[ids[:, 0], ids[:, 1]].log()
-        return -start - second - net.skip[ids[:, :-2], ids[:, 1:-1], ids[:, 2:]].log().sum(-1)
-    return Control(belief, nats)
+    "The chain that a denoiser starts from, as a control; or token frequencies, where it has none."
+    if net.counted is not None:
+        return Control(lambda evidence: (evidence + net.counted.context(evidence)).log_softmax(-1), net.counted.nats)
+    return Control(lambda evidence: (net.log_prior + evidence).log_softmax(-1), lambda ids: -net.log_prior.log_softmax(-1)[ids].sum(-1))
 
 # %% ../nbs/lib/10_code_length.ipynb #fd5f564a
 @lru_cache(maxsize=2)

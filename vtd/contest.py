@@ -57,7 +57,6 @@ ENTRIES = {
     "learned": Entry(code="spherical", net={"learn_codewords": True}),
     "cells": Entry(objective="cells"), "bound": Entry(objective="bound"), "plain head": Entry(net={"analytic": False}),
     "self-conditioning": Entry(net={"self_condition": True}),
-    "beam": Entry(net={"beam": 8}), "masked beam": Entry("masked", net={"beam": 8}),
     "together only": Entry(clocks={"together": 1.0}), "no paths": Entry(clocks={"together": 1.0, "known": 1.0}),
     "even levels": Entry(options={"even_levels": True}), "two stages": Entry(options={"reconstruct_first": 0.3}), "taught": Entry(options={"taught": True}),
 }
@@ -72,7 +71,8 @@ class Contest:
     vocabulary: int = 27
     length: int = 64
     sentences: int = 20_000      # of the little world
-    chain: bool | None = None    # start from counted tables; None: where the vocabulary is small
+    chain: bool | None = None    # start from counts; None: up to thousands of tokens
+    order: int | None = None     # tokens that depend on one another in them; None: as many as are usual
     grid: str = "8x8x3"
     steps: int = 1000
     batch: int = 16              # pages
@@ -121,14 +121,14 @@ def make(contest: Contest, name: str, seed: int):
     if name not in ENTRIES: raise ValueError(f"an entry is one of {', '.join(ENTRIES)}; not {name!r}")
     entry, corpus = ENTRIES[name], contest.corpus
     net = {"width": contest.width, "layers": contest.layers, **entry.net}
-    if entry.kind != "grid": return build_peer(corpus, entry.kind, seed=seed, net=net, chain=contest.chain)
+    if entry.kind != "grid": return build_peer(corpus, entry.kind, seed=seed, net=net, chain=contest.chain, order=contest.order)
     shape = {"glyph": "16x16x1", "one-hot": f"1x{len(corpus.vocabulary)}x1"}.get(entry.code, contest.grid)
     code = entry.code if entry.code not in ("whitened", "permuted") else meant_codebook(corpus, shape, entry.code == "permuted", seed)
     options = {k: v for k, v in entry.options.items() if k != "taught"}
     if "taught" in entry.options:
         if contest.text: raise ValueError("only of the little world is the exact posterior known: nobody can teach another text")
         options["teacher"] = world_control().belief
-    return build(corpus, shape=shape, code=code, seed=seed, net=net, clocks=entry.clocks, chain=contest.chain, objective=entry.objective, **options)
+    return build(corpus, shape=shape, code=code, seed=seed, net=net, clocks=entry.clocks, chain=contest.chain, order=contest.order, objective=entry.objective, **options)
 
 # %% ../nbs/lib/13_contest.ipynb #077290d8
 def paths_of(kind: str, length: int) -> dict[str, dict]:

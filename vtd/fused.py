@@ -22,7 +22,7 @@ class FusedDenoiser(nn.Module):
     itself. No counted tables and no self-conditioning. Sources: cut cross-entropy (arXiv 2411.09009), CoBit (arXiv 2605.07013).
     """
 
-    first = step = skip = triple_keys = previous = shift = None  # what a GridDenoiser may have besides
+    counted = previous = shift = None  # what a GridDenoiser may have besides
 
     def __init__(self, codewords: Tensor, log_prior: Tensor, *, width: int = 96, layers: int = 4, heads: int = 4, kernel: int = 5,
                  expand: int = 2, reach: int = 64):

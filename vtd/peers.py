@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .chains import Counted, count_chain
 from .code_length import Bound, counted, measure_pages
-from .denoiser import BeliefNet, Block, trigram_rows
-from .diffusion import GridDiffusion, tables_of
+from .denoiser import BeliefNet, Block
+from .diffusion import GridDiffusion
 from .sampling import ranks
 from .text import Corpus, Vocabulary
 
@@ -65,9 +66,9 @@ class MaskedDiffusion(Peer):
 
     SURE, STRENGTH = 40.0, (8.0, -6.0)  # evidence for a shown token in nats; how strong a shown and a hidden place seem
 
-    def __init__(self, vocabulary: Vocabulary, length: int, frequencies, chain=None, triples=None, *, net: dict | None = None, corpus: str = ""):
+    def __init__(self, vocabulary: Vocabulary, length: int, frequencies, counted: Counted | None = None, *, net: dict | None = None, corpus: str = ""):
         log_prior = torch.as_tensor(frequencies, dtype=torch.float32).log()
-        super().__init__(vocabulary, length, BeliefNet(log_prior, chain, triples, **(net or {})), corpus)
+        super().__init__(vocabulary, length, BeliefNet(log_prior, counted, **(net or {})), corpus)
 
     def evidence(self, ids: Tensor, hidden: Tensor) -> Tensor:
         "Log-evidence `(B, L, V)` of pages `ids (B, L)` of which some places are `hidden (B, L)`."
@@ -98,7 +99,7 @@ MaskedDiffusion.loss = _masked_loss
 @torch.no_grad()
 def _masked_bits(self: MaskedDiffusion, texts: list[str] | Tensor, *, order: str = "random", draws: int = 16, seed: int = 0) -> Bound:
     """The bound on held-out texts (strings, or ids `(N, L)`): over `random` orders, from `draws` numbers of hidden places a page;
-    the counted tables, whose bits are known, take noise out of the estimate as in `vtd.code_length`.
+    the counted chain, whose bits are known, take noise out of the estimate as in `vtd.code_length`.
 
     Or along one order (`spaced`, `left-to-right`): the chain rule, place by place, exact.
     """
@@ -195,14 +196,13 @@ class CausalBlock(Block):
 class CausalNet(nn.Module):
     "Logits of the next token at every place; as many parameters as a BeliefNet, a table for each of the last two tokens in place of two views of a belief."
 
-    def __init__(self, log_prior: Tensor, chain: tuple | None = None, triples: dict | None = None, *, width: int = 96, layers: int = 4,
-                 heads: int = 4, kernel: int = 5, expand: int = 2, reach: int = 64):
+    def __init__(self, log_prior: Tensor, counted: Counted | None = None, *, width: int = 96, layers: int = 4, heads: int = 4, kernel: int = 5,
+                 expand: int = 2, reach: int = 64):
         super().__init__()
-        V = len(log_prior)
-        self.tables = BeliefNet(log_prior, chain, triples, width=1, layers=0, heads=1)  # holds the counted tables
-        for part in ("beliefs", "strength", "norm", "head"): delattr(self.tables, part)
+        V, self.counted, self.memory = len(log_prior), counted, counted.memory if counted else 1
+        self.register_buffer("log_prior", log_prior.float())
         self.last, self.before = nn.Embedding(V + 1, width), nn.Embedding(V + 1, width)  # V: nothing yet
-        self.chain = nn.Linear(V, width, bias=False) if chain is not None else None
+        self.chain = nn.Linear(V, width, bias=False) if counted is not None else None
         self.blocks = nn.ModuleList(CausalBlock(width, heads, kernel, expand, reach) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width, bias=False), nn.Linear(width, V, bias=False)
         if self.chain is not None: nn.init.normal_(self.chain.weight)
@@ -210,8 +210,10 @@ class CausalNet(nn.Module):
 
     hidden_matrices, regions = BeliefNet.hidden_matrices, BeliefNet.regions
 
-    @property
-    def log_prior(self) -> Tensor: return self.tables.log_prior
+    def start(self, ids: Tensor) -> Tensor:
+        "Counted log-probabilities `(B, L + 1, V)` of what comes before, between and after the tokens of pages `(B, L)`."
+        if self.counted is None: return self.log_prior.expand(len(ids), ids.shape[1] + 1, -1)
+        return self.counted.rows(self.counted.states(ids)).clamp(min=1e-30).log()
 
     def embed(self, before: Tensor, last: Tensor, start: Tensor) -> Tensor:
         x = self.last(last) + self.before(before)
@@ -219,38 +221,18 @@ class CausalNet(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         "Logits `(B, L, V)` of every token of pages `ids (B, L)` from those before it."
-        padded = F.pad(ids, (2, 0), value=len(self.log_prior))
-        before, last = padded[:, :-2], padded[:, 1:-1]
-        start = self.start(before, last)
-        x = self.embed(before, last, start)
+        padded, start = F.pad(ids, (2, 0), value=len(self.log_prior)), self.start(ids[:, :-1])
+        x = self.embed(padded[:, :-2], padded[:, 1:-1], start)
         for block in self.blocks: x = block(x)
         return start + self.head(self.norm(x))
-
-# %% ../nbs/lib/10_peers.ipynb #feb5b4f6
-def _start(self: CausalNet, before: Tensor, last: Tensor) -> Tensor:
-    "Counted log-probabilities `(..., V)` of the token after two, each `(...)`; V stands for nothing."
-    t, V = self.tables, len(self.log_prior)
-    if t.step is None: return self.log_prior.expand(*last.shape, V)
-    pairs = torch.where((last < V)[..., None], t.step[last.clamp(max=V - 1)], t.first)
-    both = ((before < V) & (last < V))[..., None]
-    context = before.clamp(max=V - 1), last.clamp(max=V - 1)
-    if t.skip is not None: pairs = torch.where(both, t.skip[context], pairs)
-    if t.triple_keys is not None:
-        triples = {name: getattr(t, f"triple_{name}") for name in t.TRIPLES}
-        rows = trigram_rows(triples, context[0].flatten(), context[1].flatten(), pairs.flatten(0, -2)).view(pairs.shape)
-        pairs = torch.where(both, rows, pairs)
-    return pairs.clamp(min=1e-30).log()
-
-
-CausalNet.start = _start
 
 # %% ../nbs/lib/10_peers.ipynb #85f461ce
 class Autoregressive(Peer):
     "Tokens from left to right, with the blocks of the grids made causal. The same arguments as MaskedDiffusion."
 
-    def __init__(self, vocabulary: Vocabulary, length: int, frequencies, chain=None, triples=None, *, net: dict | None = None, corpus: str = ""):
+    def __init__(self, vocabulary: Vocabulary, length: int, frequencies, counted: Counted | None = None, *, net: dict | None = None, corpus: str = ""):
         log_prior = torch.as_tensor(frequencies, dtype=torch.float32).log()
-        super().__init__(vocabulary, length, CausalNet(log_prior, chain, triples, **(net or {})), corpus)
+        super().__init__(vocabulary, length, CausalNet(log_prior, counted, **(net or {})), corpus)
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         "Mean nats of a token given those before it."
@@ -271,7 +253,7 @@ class Autoregressive(Peer):
         for part in known.to(self.device).split(self._batch):
             memories, page = [{} for _ in self.net.blocks], torch.full((len(part), 2), V, device=self.device)
             for place in part.T:
-                start = self.net.start(page[:, -2], page[:, -1])
+                start = self.net.start(page[:, 2:][:, -self.net.memory :])[:, -1]
                 x = self.net.embed(page[:, -2], page[:, -1], start)
                 for block, memory in zip(self.net.blocks, memories, strict=True): x = block.step(x, memory)
                 tokens = draw(start + self.net.head(self.net.norm(x)), temperature, generator)
@@ -286,10 +268,10 @@ class BayesianFlow(Peer):
     `beta`: accuracy at the end; by default so that a page's tokens are then told apart. Source: Graves et al. 2023 (arXiv 2308.07037).
     """
 
-    def __init__(self, vocabulary: Vocabulary, length: int, frequencies, chain=None, triples=None, *, net: dict | None = None,
+    def __init__(self, vocabulary: Vocabulary, length: int, frequencies, counted: Counted | None = None, *, net: dict | None = None,
                  beta: float | None = None, corpus: str = ""):
         log_prior, K = torch.as_tensor(frequencies, dtype=torch.float32).log(), len(vocabulary)
-        super().__init__(vocabulary, length, BeliefNet(log_prior, chain, triples, **(net or {})), corpus)
+        super().__init__(vocabulary, length, BeliefNet(log_prior, counted, **(net or {})), corpus)
         self.beta = beta or 6 * math.log(K) / K
 
     def logits(self, scores: Tensor, time: Tensor) -> Tensor:
@@ -322,7 +304,7 @@ BayesianFlow.error, BayesianFlow.loss = _flow_error, _flow_loss
 # %% ../nbs/lib/10_peers.ipynb #818898b7
 @torch.no_grad()
 def _flow_bits(self: BayesianFlow, texts: list[str] | Tensor, *, draws: int = 16, seed: int = 0) -> Bound:
-    "The bound on held-out texts (strings, or ids `(N, L)`); the counted tables take noise out of the estimate, as in `vtd.code_length`."
+    "The bound on held-out texts (strings, or ids `(N, L)`); the counted chain takes noise out of the estimate, as in `vtd.code_length`."
     control = counted(self.net)
 
     def terms(ids: Tensor, seed: int) -> dict[str, Tensor]:
@@ -365,9 +347,9 @@ BayesianFlow.bits, BayesianFlow.fill = _flow_bits, _flow_fill
 PEERS = {"masked": MaskedDiffusion, "autoregressive": Autoregressive, "flow": BayesianFlow}
 
 
-def build_peer(corpus: Corpus, kind: str = "masked", *, seed: int = 0, net: dict | None = None, chain: bool | None = None) -> Peer:
-    "An untrained peer for a corpus, with the tables that `vtd.diffusion.build` starts from. ValueError for an unknown kind."
+def build_peer(corpus: Corpus, kind: str = "masked", *, seed: int = 0, net: dict | None = None, chain: bool | None = None, order: int | None = None) -> Peer:
+    "An untrained peer for a corpus, with the chain that `vtd.diffusion.build` starts from. ValueError for an unknown kind."
     if kind not in PEERS: raise ValueError(f"a peer is {', '.join(PEERS)}, not {kind!r}")
-    tables = tables_of(corpus, chain)
+    counted = count_chain(corpus, chain, order)
     torch.manual_seed(seed)
-    return PEERS[kind](corpus.vocabulary, corpus.length, corpus.unigram, *tables, net=net, corpus=corpus.name)
+    return PEERS[kind](corpus.vocabulary, corpus.length, corpus.unigram, counted, net=net, corpus=corpus.name)

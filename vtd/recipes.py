@@ -17,7 +17,7 @@ import torch
 
 from .automata import log2_probability
 from .code_length import world_control
-from .diffusion import CHAIN_UP_TO, GridDiffusion, build
+from .diffusion import GridDiffusion, build
 from .ngrams import ngram_bits
 from .processes import Processes
 from .text import Corpus, little_world, text_corpus
@@ -41,9 +41,9 @@ class Recipe:
     batch: int | None = None       # pages a step: 64 in the little world, else about 1,024 tokens
     width: int = 96                # of the network
     layers: int = 4
-    chain: bool | None = None      # start from counted word pairs; None: where the vocabulary is small
+    chain: bool | None = None      # start from counts; None: up to thousands of tokens
     self_condition: bool = False   # feed the previous estimate back (Analog Bits)
-    beam: int = 1                  # of a large vocabulary's counted start: likely tokens of a place that lead its neighbours
+    order: int | None = None       # tokens that depend on one another in those counts; None: 2 in sentences, 3 words, 5 letters
     fused: bool = False            # never hold a table of places by tokens: for large vocabularies
     taught: bool = False           # the little world only: learn its exact posterior, not the words of one sentence
     lr: float = 0.01               # AdamW's learning rate
@@ -57,7 +57,7 @@ class Recipe:
     @property
     def told(self) -> dict:
         "Its settings; those that came later only where they are not as usual."
-        usual = {f.name: f.default for f in fields(self) if f.name in ("beam", "fused", "stream", "precision", "compile", "accumulate")}
+        usual = {f.name: f.default for f in fields(self) if f.name in ("order", "fused", "stream", "precision", "compile", "accumulate")}
         return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
     @property
@@ -97,12 +97,9 @@ def _model(self: Recipe, corpus: Corpus) -> GridDiffusion:
     "The untrained model."
     if self.taught and self.text is not None: raise TrainingError("only the little world knows its exact posterior: leave out --taught, or --text")
     net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition}
-    net |= ({"fused": True} if self.fused else {}) | ({"beam": self.beam} if self.beam != 1 else {})
+    if self.fused: net["fused"] = True
     teacher = world_control().belief if self.taught else None
-    model = build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, teacher=teacher)
-    if self.beam > 1 and model.net.triple_keys is None:
-        raise TrainingError(f"--beam is for counted tables of more than {CHAIN_UP_TO} tokens, here the start has no use for it: leave it out")
-    return model
+    return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, order=self.order, teacher=teacher)
 
 
 Recipe.windows, Recipe.model = _windows, _model
@@ -127,7 +124,7 @@ def token_file(out: Path, recipe: Recipe) -> Path:
     return out.with_name(f"{out.name}.{replace(recipe, **{k: getattr(Recipe, k) for k in _LATER}).fingerprint}.tokens")
 
 
-_LATER = ("grid", "code", "steps", "minutes", "batch", "width", "layers", "chain", "self_condition", "beam", "fused", "lr", "lr_matrix", "seed", "precision",
+_LATER = ("grid", "code", "steps", "minutes", "batch", "width", "layers", "chain", "self_condition", "order", "fused", "lr", "lr_matrix", "seed", "precision",
           "compile", "accumulate", "length")  # no matter to the tokens
 
 # %% ../nbs/lib/10_recipes.ipynb #a1f59a1f

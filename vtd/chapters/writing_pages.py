@@ -82,8 +82,7 @@ def get_model(model: str, train_minutes: float, folder: Path) -> GridDiffusion:
 def control_of(model: GridDiffusion) -> GridDiffusion:
     "The same model before training: counted word pairs and the matched filter, no network."
     corpus = Recipe().corpus()
-    chain = [table for table in (model.net.first, model.net.step, model.net.skip) if table is not None] or None
-    return GridDiffusion(model.vocabulary, model.codebook, model.length, corpus.unigram, chain, net=model.options).eval()
+    return GridDiffusion(model.vocabulary, model.codebook, model.length, corpus.unigram, model.net.counted, net=model.options).eval()
 
 
 def write_pages(model: GridDiffusion, how: Writing, pages: int, seeds: list[int]) -> np.ndarray:
