@@ -249,8 +249,8 @@ def show(rows: list[dict], limits: dict) -> str:
 
 def warm(name: str, kind: str, given: argparse.Namespace) -> None:
     """Compiles every choice of a Triton kernel, on small inputs, into the cache on disk."""
-    from vtd import triton_kernels
-    triton_kernels.LARGE = 0
+    from vtd import triton_basics
+    triton_basics.LARGE = 0
     small = argparse.Namespace(**vars(given) | {"places": 256, "tokens": 512, "grids": 4096})
     case = make(name, KINDS[kind], "cuda", small)
     for backward in (False, True)[: 1 + bool(case.slopes)]: caller(case, "ours", backward)()

@@ -114,4 +114,7 @@ def test_which_chain_for_which_text():
     assert type(count_chain(world)) is Chain and count_chain(text).memory == 4 and count_chain(text, False) is None
     many = Corpus("many", Vocabulary([f"w{i}" for i in range(9000)], "word"), np.arange(9000)[:, None] + np.zeros((1, 4), int), np.zeros((1, 4), int))
     assert count_chain(many) is None and count_chain(many, order=2).memory == 1
+    ids = np.random.default_rng(0).integers(0, 300, 60_000)
+    wild = Corpus("wild", Vocabulary([f"w{i}" for i in range(300)], "word"), np.lib.stride_tricks.sliding_window_view(np.concatenate([ids, ids]), 8), ids[:80].reshape(-1, 8))
+    assert len(count_chain(wild).keys) <= 32_768 < len(back_off(NGram(wild.train[:, 0], 300, 3))["keys"]), "no more contexts than a page can afford"
     for order in (1, 9): assert pytest.raises(ValueError, count_chain, many, order=order).match("depend on one another")

@@ -44,6 +44,18 @@ def test_verdicts_follow_the_numbers(folder):
     assert out.claims["C13"]["verdict"] == "holds" and out.claims["C33"]["verdict"] == "holds"
 
 
+def test_of_a_text_it_says_what_counting_alone_gives_and_how_far_below_it_grids_end(tmp_path):
+    (tmp_path / "t.txt").write_text("the cat sat on the mat and the dog sat on the log " * 200)
+    out = chapter.run(**small(tmp_path / "runs", text=str(tmp_path / "t.txt"), tokens="char", length=16, variants=[], entries=["grid", "masked"], pages=0, calls=[]))
+    n = out.numbers
+    assert n["start"].value == pytest.approx(n["counted_5"].value) and n["counted_2"].value > n["counted_4"].value
+    assert n["grid_minus_start"].value == pytest.approx(n["bits_grid_together"].value - n["start"].value) and out.claims["G3"]["ours"] is n["grid_minus_start"]
+    for gap, verdict in ((lab.Number(-0.2, -0.25, -0.15, 2), "holds"), (lab.Number(-0.02, -0.03, -0.01, 2), "refuted")):
+        n["grid_minus_start"] = gap
+        chapter.judge_claims(out, {})
+        assert out.claims["G3"]["verdict"] == verdict
+
+
 def test_differences_are_paired_by_seed():
     out = chapter.Standing()
     runs = {name: [{"bits": {path: {"value": base + seed}}, "parameters": 1} for seed in (0, 5, 9)] for name, path, base in (("grid", "together", 2.0), ("masked", "random", 1.9))}

@@ -101,7 +101,7 @@ def has_triton() -> bool:
 
 def interpreted() -> bool:
     """Whether Triton's kernels run on a CPU here."""
-    from vtd.triton_kernels import INTERPRET
+    from vtd.triton_basics import INTERPRET
     return INTERPRET
 
 
@@ -380,14 +380,14 @@ class TritonGumbel(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, tau, seed):
-        from vtd.triton_kernels import gumbel_forward
+        from vtd.triton_gumbel import gumbel_forward
         ctx.save_for_backward(logits)
         ctx.given = tau, seed
         return gumbel_forward(logits, seed)
 
     @staticmethod
     def backward(ctx, grad):
-        from vtd.triton_kernels import gumbel_backward
+        from vtd.triton_gumbel import gumbel_backward
         return gumbel_backward(*ctx.saved_tensors, grad, *ctx.given), None, None
 
 

@@ -190,10 +190,10 @@ PATHS = {"together": {"order": "together"}, "overlapping": {"order": "spaced", "
 
 
 def judge_bits(model: GridDiffusion, corpus: Corpus, *, windows: int = 1000, draws: int = 8) -> dict:
-    """Bounds on held-out windows by clock path, held-out bits of n-gram models of order 1 to 3, all per token, and by how
+    """Bounds on held-out windows by clock path, held-out bits of n-gram models of order 1 to 5, all per token, and by how
     much each bound is above the best of those on the same windows (value, low, high; negative: the model is better)."""
     corpus = replace_valid(corpus, windows)
-    held_out, counted = torch.as_tensor(corpus.valid), ngram_bits(corpus)
+    held_out, counted = torch.as_tensor(corpus.valid), ngram_bits(corpus, (1, 2, 3, 4, 5))
     ngrams = {name: float(np.nanmean(bits)) for name, bits in counted.items()}
     best = counted[min(ngrams, key=ngrams.get)].mean(1)  # NaN for the first window, whose first words have no context
     bounds = {name: model.bits(held_out, draws=draws, **path) for name, path in PATHS.items()}

@@ -188,9 +188,9 @@ def attempt(job: Job, folder: str, book: str, commit: str) -> str:
         perform(job, folder, book, commit)
         return ""
     except (ValueError, TypeError) as error:  # what was asked for is wrong, and stays so
-        return lab._reason(error)
+        return lab.reason(error)
     except Exception as error:
-        raise RuntimeError(lab._reason(error)) from None
+        raise RuntimeError(lab.reason(error)) from None
 
 # %% ../nbs/lib/22_sweep.ipynb #928e58ee
 SETTINGS = {

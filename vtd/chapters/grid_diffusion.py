@@ -7,6 +7,7 @@ __all__ = ['Standing', 'key', 'over_seeds', 'standard', 'note_bits', 'note_varia
            'judge_claims', 'judge_cost', 'curve_of', 'run']
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #8ce3c5ad
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 
 from .. import lab
 from ..automata import log2_probability
+from ..chains import count_chain
+from ..code_length import counted
 from ..contest import ENTRIES, Contest, counted_bits, make, paths_of, play_all
 from ..judges import Judge, nearest_training
 from ..text import little_world
@@ -52,6 +55,7 @@ def note_bits(out: Standing, runs: dict[str, list[dict]], length: int) -> None:
     for name, each in runs.items():
         for path in each[0]["bits"]: n[key("bits", name, path)] = over_seeds([r["bits"][path]["value"] for r in each])
         n[key("parameters", name)] = lab.Number(each[0]["parameters"])
+        if "start" in n: n[key(name, "minus start")] = over_seeds([standard(r) - n["start"].value for r in each])
     for name, path in ((a, p) for a in runs if ENTRIES[a].kind == "grid" and "masked" in runs for p in runs[a][0]["bits"]):
         n[key(name, path, "minus masked")] = over_seeds([g["bits"][path]["value"] - standard(m) for g, m in zip(runs[name], runs["masked"], strict=True)])
     if "exact" in out.numbers:  # of a sentence, over what the language itself asks
@@ -95,9 +99,11 @@ def note_counting(out: Standing, contest: Contest) -> None:
     if not contest.text:
         exact = -log2_probability(little_world.automaton, contest.corpus.valid[: contest.windows]) / contest.corpus.length
         out.numbers["exact"] = lab.Number(float(exact.mean()))
-    untrained = make(contest, "masked", 0)
     held = torch.as_tensor(contest.corpus.valid[: contest.windows].copy())
-    out.numbers["start"] = lab.Number(untrained.bits(held, order="left-to-right").bits_per_token)
+    net = make(contest, "masked", 0).net
+    chains = {"start": counted(net)}
+    if net.counted and contest.text: chains |= {key("counted", str(order)): count_chain(contest.corpus, order=order) for order in range(2, net.counted.memory + 2)}
+    out.numbers |= {name: lab.Number(float(chain.nats(held).sum()) / math.log(2) / held.numel()) for name, chain in chains.items()}
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #7ba0524a
 def judge_claims(out: Standing, runs: dict[str, list[dict]]) -> None:
@@ -108,6 +114,10 @@ def judge_claims(out: Standing, runs: dict[str, list[dict]]) -> None:
         claims["G1"] = {"claim": "noisy grids, all together, cost at most 0.02 bits a token more than masked diffusion", "theirs": "", "verdict": lab.verdict(gap, below=0.02),
                         "ours": gap, "cause": f"Together {n['bits_grid_together']:.3f ci}, masked {n['bits_masked_random']:.3f ci}." + (
                             f" One by one, which is masked diffusion in all but name, {n['bits_grid_one_by_one']:.3f ci}." if "bits_grid_one_by_one" in n else "")}
+    if "counted_2" in n:
+        claims["G3"] = {"claim": "noisy grids, all together, end at least 0.1 bits a token below the counted chain that they start from", "theirs": "", "verdict": lab.verdict(n["grid_minus_start"], below=-0.1), "ours": n["grid_minus_start"],
+                        "cause": f"The start is exact and costs {n['start']:.3f} ({n['counted_2']:.3f} with one token of context); grids end at {n['bits_grid_together']:.3f ci}" + (
+                            f", autoregression {n['autoregressive_minus_start']:+.3f ci} from it." if "autoregressive" in runs else ".")}
     unigram = n["1_gram"]
     claims["C33"] = {"verdict": lab.verdict(n["bits_grid_together"], above=unigram), "ours": "bits_grid_together", "cause": (
         f"Every token has one fixed grid, and the context still tells: {n['bits_grid_together']:.3f ci} bits a token where frequencies alone give {unigram:.3f} and the counted start {n['start']:.3f}. "
