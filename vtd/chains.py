@@ -91,7 +91,7 @@ class NGramChain(Counted):
 
     def __init__(self, first: np.ndarray | Tensor, tables: dict):
         super().__init__(first)
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last = torch.empty(0), torch.empty(0)  # asked and said
         for name in self.TABLES:
             kind = torch.float32 if name in ("backs", "values") else torch.int64 if name == "keys" else torch.int32
             self.register_buffer(name, torch.as_tensor(tables[name]).to(kind))
@@ -182,7 +182,8 @@ def _page(self: NGramChain, evidence: Tensor) -> Tensor:
 
 
 def context(self: NGramChain, evidence: Tensor) -> Tensor:
-    if self._last is not None and torch.equal(self._last[0], evidence): return self._last[1]  # a network and its control ask alike
+    asked, said = self._last
+    if asked.device == evidence.device and torch.equal(asked, evidence): return said  # a network and its control ask alike
     pages = max(1, min(16, self.ROOM // (evidence.shape[1] * len(self.keys))))
     self._last = evidence.detach(), torch.cat([self._page(part) for part in evidence.split(pages)])
     return self._last[1]
