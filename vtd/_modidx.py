@@ -847,6 +847,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'vtd.contest.error_meaning': ('lib/contest.html#error_meaning', 'vtd/contest.py'),
                              'vtd.contest.holes_in': ('lib/contest.html#holes_in', 'vtd/contest.py'),
                              'vtd.contest.infill': ('lib/contest.html#infill', 'vtd/contest.py'),
+                             'vtd.contest.known_model': ('lib/contest.html#known_model', 'vtd/contest.py'),
                              'vtd.contest.make': ('lib/contest.html#make', 'vtd/contest.py'),
                              'vtd.contest.meaning': ('lib/contest.html#meaning', 'vtd/contest.py'),
                              'vtd.contest.meant_codebook': ('lib/contest.html#meant_codebook', 'vtd/contest.py'),
