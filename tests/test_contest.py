@@ -1,8 +1,12 @@
 """Contests: the same for all, resumable, and judged by the same pages."""
 import math
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -85,3 +89,18 @@ def test_judges_tell_noise_parrots_and_copies():
     changed = world.train[:5].copy()
     changed[:, 0] = (changed[:, 0] + 1) % 200
     assert (nearest_training(changed, world) <= 1).all()
+
+
+def test_workers_end_with_a_contest_that_was_killed(tmp_path):
+    script = (f"from vtd.contest import Contest, play_all; "
+              f"play_all(Contest(sentences=2000, steps=100_000, batch=8, width=32, layers=1, marks=0), ['grid', 'masked'], [0], {str(tmp_path)!r}, workers=2)")
+    contest, deadline = subprocess.Popen([sys.executable, "-c", script]), time.monotonic() + 120
+    workers = []
+    while len(workers) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        workers = [p for p in psutil.Process(contest.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+    contest.kill()
+    contest.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=30)
+    for p in alive: p.kill()
+    assert len(gone) == 2 and not alive

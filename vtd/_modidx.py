@@ -841,6 +841,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'vtd.contest.Contest.fingerprint': ('lib/contest.html#contest.fingerprint', 'vtd/contest.py'),
                              'vtd.contest.Entry': ('lib/contest.html#entry', 'vtd/contest.py'),
                              'vtd.contest._corpus': ('lib/contest.html#_corpus', 'vtd/contest.py'),
+                             'vtd.contest._end_with_parent': ('lib/contest.html#_end_with_parent', 'vtd/contest.py'),
                              'vtd.contest._tell': ('lib/contest.html#_tell', 'vtd/contest.py'),
                              'vtd.contest.bound_of': ('lib/contest.html#bound_of', 'vtd/contest.py'),
                              'vtd.contest.counted_bits': ('lib/contest.html#counted_bits', 'vtd/contest.py'),

@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -294,9 +295,14 @@ def play_all(contest: Contest, names: list[str], seeds: list[int], folder: str |
     if workers <= 1:
         for job in jobs: _tell(play(contest, *job, folder, device))
     else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool:
             for done in as_completed([pool.submit(play, contest, *job, folder, device) for job in jobs]): _tell(done.result())
     return {name: [play(contest, name, seed, folder, device) for seed in seeds] for name in names}
+
+
+def _end_with_parent() -> None:
+    "A worker whose contest was killed ends as well; what it has trained is in its checkpoint."
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _tell(found: dict) -> None:
