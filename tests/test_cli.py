@@ -26,7 +26,7 @@ def test_train_write_with_own_text(tmp_path):
     (tmp_path / "t.txt").write_text("\n".join(little_world.sample(400)))
     trained = vtd("train", "--text", "t.txt", "--steps", 3, "--width", 32, "--layers", 1, "--length", 8, "--out", "m.st", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    assert "best of order 1 to 3" in trained.stdout and (tmp_path / "m.st").exists()
+    assert "best of order 1 to 5" in trained.stdout and (tmp_path / "m.st").exists()
     assert vtd("write", "--model", "m.st", "-n", 1, "--nfe", 4, cwd=tmp_path).returncode == 0
     foreign = vtd("read", tmp_path / "none.png", "--model", tmp_path / "m.st")
     assert foreign.returncode == 2 and len(foreign.stderr.splitlines()) == 1
