@@ -117,4 +117,5 @@ def test_which_chain_for_which_text():
     ids = np.random.default_rng(0).integers(0, 300, 60_000)
     wild = Corpus("wild", Vocabulary([f"w{i}" for i in range(300)], "word"), np.lib.stride_tricks.sliding_window_view(np.concatenate([ids, ids]), 8), ids[:80].reshape(-1, 8))
     assert len(count_chain(wild).keys) <= 32_768 < len(back_off(NGram(wild.train[:, 0], 300, 3))["keys"]), "no more contexts than a page can afford"
+    with pytest.raises(ValueError, match="leave out the order, 3"): count_chain(text, False, 3)
     for order in (1, 9): assert pytest.raises(ValueError, count_chain, many, order=order).match("depend on one another")

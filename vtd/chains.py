@@ -250,6 +250,7 @@ def count_chain(corpus: Corpus, chain: bool | None = None, order: int | None = N
     `order` tokens depend on one another; by default as many as are usual. ValueError for an order that cannot be.
     """
     V, rows = len(corpus.vocabulary), corpus.train
+    if chain is False and order is not None: raise ValueError(f"without a chain no tokens depend on one another: leave out the order, {order}")
     if not (V <= COUNTED_UP_TO or order is not None if chain is None else chain): return None
     order = usual_order(corpus) if order is None else order
     if order < 2 or V ** order > 2**62: raise ValueError(f"in a chain of {V:,} tokens 2 to {int(62 / math.log2(V))} depend on one another, not {order}")

@@ -99,7 +99,7 @@ MaskedDiffusion.loss = _masked_loss
 @torch.no_grad()
 def _masked_bits(self: MaskedDiffusion, texts: list[str] | Tensor, *, order: str = "random", draws: int = 16, seed: int = 0) -> Bound:
     """The bound on held-out texts (strings, or ids `(N, L)`): over `random` orders, from `draws` numbers of hidden places a page;
-    the counted chain, whose bits are known, take noise out of the estimate as in `vtd.code_length`.
+    the counted chain, whose bits are known, takes noise out of the estimate as in `vtd.code_length`.
 
     Or along one order (`spaced`, `left-to-right`): the chain rule, place by place, exact.
     """
