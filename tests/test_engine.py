@@ -110,9 +110,9 @@ def test_evidence_is_exact_under_autocast():
     z, levels = torch.randn(3, 12, 192, generator=torch.Generator().manual_seed(0)), torch.linspace(-6, 2, 12).expand(3, 12)
     with torch.no_grad():
         evidence = model.net.loglik(z, levels)
-        told = model.net.context(evidence, evidence)
+        told = model.net.start(evidence, evidence)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(model.net.loglik(z, levels), evidence) and torch.equal(model.net.context(evidence, evidence), told)
+            assert torch.equal(model.net.loglik(z, levels), evidence) and torch.equal(model.net.start(evidence, evidence), told)
 
 
 def test_compiled_regions_train_the_same_and_are_left_as_they_were():
