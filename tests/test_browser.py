@@ -153,7 +153,7 @@ def test_the_ledger_can_be_taken_along(site):
 
 def test_a_grid_says_its_word(site, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    page.goto(f"{site[1]}/some/book/lib/00_grids.html")
+    page.goto(f"{site[1]}/some/book/lib/00_grids.html", wait_until="networkidle")  # on a busy machine the script comes late
     drawn = page.locator("div[role=img] > div").filter(has_text="<script>")
     drawn.locator("img").hover()
     reader = page.locator(".vtd-reader")
