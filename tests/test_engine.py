@@ -105,7 +105,7 @@ def test_bfloat16_rounds_the_network_and_nothing_else(make, data):
 
 
 def test_evidence_is_exact_under_autocast():
-    """The counted tables and the matched filter give the same belief to the last bit."""
+    """The counted chain and the matched filter give the same belief to the last bit."""
     model = grids()
     z, levels = torch.randn(3, 12, 192, generator=torch.Generator().manual_seed(0)), torch.linspace(-6, 2, 12).expand(3, 12)
     with torch.no_grad():

@@ -128,7 +128,7 @@ def unbind(c, a, noise: float = 0.0) -> Tensor:
     inverse = spectrum.conj() / (power + noise * mean).clamp_min(torch.finfo(power.dtype).tiny)
     return back(forth(c) * torch.where(power > 1e-10 * mean, inverse, 0), c)
 
-
+# %% ../nbs/lib/12_algebra.ipynb #aac28823
 def unitary(shape: GridShape | str, n: int = 1, seed: int = 0) -> Tensor:
     """`n` grids `(n, H, W, C)` to bind with: random phases, and modulus 1 at every frequency."""
     shape = GridShape.parse(shape)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ngrams import NGram, back_off, bigram_table, probability
+from .ngrams import NGram, back_off, bigram_table, probability, suffix
 from .text import Corpus
 
 # %% ../nbs/lib/07_chains.ipynb #d820b2ca
@@ -68,8 +68,7 @@ class Chain(Counted):
     def rows(self, states: Tensor) -> Tensor: return torch.where((states < 0)[..., None], self.first, self.step[states.clamp(min=0)])
 
 # %% ../nbs/lib/07_chains.ipynb #56cce73d
-for said in ("Sparse CSR tensor support is in beta", "Sparse invariant checks are implicitly disabled"):
-    warnings.filterwarnings("ignore", said, UserWarning)  # torch says so of every such matrix
+warnings.filterwarnings("ignore", "Sparse (CSR tensor support is in beta|invariant checks are implicitly)", UserWarning)  # torch says so of every such matrix
 
 
 def _sparse(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,6 +97,8 @@ class NGramChain(Counted):
         self.memory, vocabulary, sizes = int(self.lengths.max()), len(self.first), self.lengths.bincount().tolist()
         self.above = [sum(sizes[:m]) for m in range(self.memory + 2)]  # states of m tokens are rows above[m] to above[m + 1]
         self.powers = [vocabulary**m for m in range(self.memory + 1)]
+        self.levels = [self.keys[a:b].numpy() for a, b in zip(self.above, self.above[1:], strict=False)]
+        self.register_buffer("alone", self.longest(torch.arange(vocabulary), 1), persistent=False)  # the state of a token with none before
         for name, matrix in self._matrices().items():
             for part, tensor in zip(("starts", "columns", "values"), matrix, strict=True):
                 self.register_buffer(f"{name}_{part}", tensor, persistent=False)
@@ -107,12 +108,8 @@ class NGramChain(Counted):
 
     def longest(self, keys: Tensor, lengths: Tensor | int) -> Tensor:
         "States `(N,)` of the longest contexts that end tuples, numbers `keys (N,)`, of so many tokens."
-        found = torch.zeros_like(keys)
-        for m in range(1, self.memory + 1):
-            level, key = self.keys[self.above[m] : self.above[m + 1]], keys % self.powers[m]
-            at = torch.searchsorted(level, key).clamp(max=len(level) - 1)
-            found = torch.where((level[at] == key) & (torch.as_tensor(lengths, device=keys.device) >= m), self.above[m] + at, found)
-        return found
+        lengths = lengths.cpu().numpy() if isinstance(lengths, Tensor) else lengths
+        return torch.from_numpy(suffix(self.levels, self.powers[1], keys.cpu().numpy(), lengths)).to(keys.device)
 
 # %% ../nbs/lib/07_chains.ipynb #4a6a399c
 def following(self: NGramChain, states: Tensor, tokens: Tensor) -> Tensor:
@@ -173,7 +170,7 @@ def _page(self: NGramChain, evidence: Tensor) -> Tensor:
         torch.mul(x, (seen[t] / x.sum(0).clamp(min=1e-30)).index_select(0, last), out=one)
         self.times(then, self.times(first, one, two), out).clamp_(min=0)
     behind.fill_(1)
-    ahead[0].zero_()[self.longest(torch.arange(V, device=seen.device), 1)] = self.first[:, None].expand(V, B)
+    ahead[0].zero_()[self.alone] = self.first[:, None].expand(V, B)
     for t in range(L - 1): move(ahead[t], t, "down", "along", ahead[t + 1])
     for t in reversed(range(L)):
         self.times("ends", torch.mul(ahead[t], behind, out=one), said[t])

@@ -191,7 +191,7 @@ def page_bits(net: GridDenoiser, schedule: Schedule, ids: Tensor, *, order: str 
               draws: int = 8, seed: int = 0, control: Control | None = None) -> dict[str, Tensor]:
     """Prior, diffusion and reconstruction bits `(N,)` of pages `ids (N, L)` along a clock path, from `draws` of the noise.
 
-    `control`: an exactly known model of whole pages; by default the counted tables where all places go together, and
+    `control`: an exactly known model of whole pages; by default the counted chain where all places go together, and
     otherwise the denoiser's own first word on each place. Fewer draws than groups of places visit a random part of them;
     more are rounded up to whole rounds. Too high by less than the prior term, never too low (in expectation).
     """

@@ -19,7 +19,7 @@ class FusedDenoiser(nn.Module):
     """A denoiser for large vocabularies: from noisy grids to the loss of each word without a table of all of them.
 
     `codewords (V, D)`: the signal of the codebook; `log_prior (V,)`: log-frequencies. It starts as the posterior of each grid by
-    itself. No counted tables and no self-conditioning. Sources: cut cross-entropy (arXiv 2411.09009), CoBit (arXiv 2605.07013).
+    itself. No counted chain and no self-conditioning. Sources: cut cross-entropy (arXiv 2411.09009), CoBit (arXiv 2605.07013).
     """
 
     counted = previous = shift = None  # what a GridDenoiser may have besides

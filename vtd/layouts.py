@@ -103,7 +103,7 @@ def pushes(y: Tensor, others: Tensor, strength: Tensor) -> Tensor:
     force = strength * 2 * B / ((0.001 + square) * (1 + A * square**B))
     return (force[..., None] * apart).clamp(-4, 4).sum(1)
 
-
+# %% ../nbs/lib/11_layouts.ipynb #22b2728e
 def descend(graph: FuzzyGraph, start: Tensor, *, epochs: int = 300, negatives: int = 10, rate: float = 0.5, seed: int = 0) -> Tensor:
     """Layouts `(R, V, 2)` after `epochs` steps down the fuzzy cross-entropy, with `negatives` random words for each word and step."""
     generator = torch.Generator().manual_seed(seed)
@@ -147,7 +147,7 @@ def gather_candidates(y: Tensor, true: Tensor, count: int) -> Candidates:
     mark = torch.cat([torch.ones_like(known), torch.zeros_like(near)], 1).float()
     return Candidates(torch.cat([known, near], 1), mark, torch.cat([torch.ones_like(known), fresh], 1).float())
 
-
+# %% ../nbs/lib/11_layouts.ipynb #2b69ab4f
 def soft_radius(log_apart: Tensor, valid: Tensor, log_radius: Tensor, tau: float, total: float, rounds: int = 4) -> Tensor:
     """Log radii `(N,)` at which the degrees of nearness add up to `total`, by Newton steps from `log_radius`."""
     for _ in range(rounds):

@@ -95,15 +95,14 @@ def probability(tables: dict[str, np.ndarray], vocab_size: int, state: np.ndarra
 
 
 # %% ../nbs/lib/02_ngrams.ipynb #b8f1773a
-def suffix(levels: list[np.ndarray], vocab_size: int, key: np.ndarray, length: int) -> np.ndarray:
+def suffix(levels: list[np.ndarray], vocab_size: int, key: np.ndarray, length: int | np.ndarray) -> np.ndarray:
     "Rows `(N,)` of the longest listed contexts that end tuples of so many tokens; `levels[m]` are the contexts of m tokens, as numbers."
     found, above = np.full(len(key), -1), 0
-    for m in (m for m in range(min(length, len(levels) - 1) + 1) if len(levels[m])):
+    for m in (m for m in range(len(levels)) if len(levels[m])):
         at = np.minimum(np.searchsorted(levels[m], key % vocab_size**m), len(levels[m]) - 1)
-        found = np.where(levels[m][at] == key % vocab_size**m, above + at, found)
+        found = np.where((levels[m][at] == key % vocab_size**m) & (m <= np.asarray(length)), above + at, found)
         above += len(levels[m])
     return found
-
 
 # %% ../nbs/lib/02_ngrams.ipynb #67ead4d5
 def back_off(model: NGram, at_least: int = 2) -> dict[str, np.ndarray]:
