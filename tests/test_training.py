@@ -98,6 +98,33 @@ def test_a_codec_stopped_and_resumed_ends_the_same(tmp_path, encoder, decoder, o
     assert not all(torch.equal(stopped[k], v) for k, v in whole.items())
 
 
+class Busy(nn.Module):
+    """Each step takes 10 ms of the processor."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(3))
+
+    def loss(self, batch, generator):
+        end = time.process_time() + 0.01
+        while time.process_time() < end: pass
+        return self.w.square().sum()
+
+
+def test_processor_time_is_of_steps_alone_and_goes_on(tmp_path):
+    """Neither a callback that works nor waiting counts; what was spent before a stop does."""
+    options = {"steps": 20, "batch": 4, "seed": 0, "every": 1, "checkpoint": tmp_path / "run", "progress": False}
+
+    def look(snapshot):
+        time.sleep(0.02)
+        return snapshot.step == 10
+
+    first = fit(Busy(), torch.arange(8), callbacks=[look], **options)
+    spent = first.cpu_seconds
+    assert not first.finished and 0.1 <= spent < first.seconds - 0.15
+    assert spent + 0.1 <= fit(Busy(), torch.arange(8), **options).cpu_seconds
+
+
 class Watched(Breaks):
     """Notes what the loop tells it; its matrix is one that AdamW would leave to Muon."""
 

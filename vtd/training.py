@@ -45,11 +45,12 @@ class Snapshot:
 
 @dataclass
 class History:
-    "What a run went through: the loss by step (running means), how long it took, whether it reached its end."
+    "What a run went through: the loss by step (running means), how long it took, the processor's time of its steps alone, whether it reached its end."
 
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     finished: bool = False
 
     def __repr__(self):
@@ -242,7 +243,8 @@ class _Run:
 
 # %% ../nbs/lib/06_training.ipynb #bfdeb09d
 def _save(self: _Run, path, mark) -> None:
-    history = {"steps": self.history.steps, "losses": self.history.losses, "seconds": self.history.seconds}
+    history = {"steps": self.history.steps, "losses": self.history.losses, "seconds": self.history.seconds,
+               "cpu_seconds": self.history.cpu_seconds}
     meta = {"kind": "checkpoint", "step": self.step, "steps": self.steps, "loss": self.loss, "mark": mark,
             "history": history}
     write_checkpoint(path, pack(self.model, self.mean, self.optimisers), meta, self.processes)
@@ -308,7 +310,9 @@ def _loop(run, minutes, callbacks, every, checkpoint, save_every, mark, progress
             if run.control.stopped:
                 if checkpoint: run.save(checkpoint, mark)
                 break
+            busy = time.process_time()
             loss = run.advance()
+            run.history.cpu_seconds += time.process_time() - busy
             told, run.history.seconds = run.processes.agree(asked.is_set(), time.monotonic() - begun)
             if told: asked.set()  # somebody pressed Ctrl-C in another process
             if minutes is not None: _plan(run, minutes)
