@@ -40,6 +40,15 @@ def test_thirty_six_words_of_the_notes_kind():
 def test_agreement_and_sense(good, bad): assert little_world.accepts(good) and not little_world.accepts(bad)
 
 
+def test_words_that_cannot_stand_together_have_a_posterior():
+    """A sampler may have written them."""
+    ids = np.random.default_rng(0).integers(1, len(little_world.vocabulary), (64, 12))
+    seen = np.full((*ids.shape, len(little_world.vocabulary)), -1e4)
+    np.put_along_axis(seen, ids[..., None], 0.0, -1)
+    belief = little_world.posterior(seen)
+    assert np.isfinite(belief).all() and np.allclose(belief.sum(-1), 1)
+
+
 def test_posterior_at_any_clock_is_calibrated():
     """Held to half-known evidence at mixed strengths, the posterior's mean log-score is that of a calibrated belief."""
     rng, ids = np.random.default_rng(0), sample_ids(little_world.automaton, 300, seed=9)

@@ -691,6 +691,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'vtd/chapters/writing_pages.py'),
                                             'vtd.chapters.writing_pages.measure_calls': ( 'chapters/writing_pages.html#measure_calls',
                                                                                           'vtd/chapters/writing_pages.py'),
+                                            'vtd.chapters.writing_pages.measure_four': ( 'chapters/writing_pages.html#measure_four',
+                                                                                         'vtd/chapters/writing_pages.py'),
                                             'vtd.chapters.writing_pages.measure_guidance': ( 'chapters/writing_pages.html#measure_guidance',
                                                                                              'vtd/chapters/writing_pages.py'),
                                             'vtd.chapters.writing_pages.measure_infilling': ( 'chapters/writing_pages.html#measure_infilling',

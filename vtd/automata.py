@@ -168,7 +168,7 @@ def posterior(automaton: Automaton, loglik: np.ndarray, pages: int = 32) -> np.n
     "Exact posterior of every symbol `(B, longest, symbols)` given log-likelihoods of the same shape (forward-backward), so many pages at once."
     if len(loglik) > pages: return np.concatenate([posterior(automaton, loglik[i : i + pages]) for i in range(0, len(loglik), pages)])
     (B, L, V), states, a = loglik.shape, automaton.closed + 1, automaton
-    seen = np.exp(np.maximum(loglik - loglik.max(-1, keepdims=True), -300)).transpose(1, 2, 0)  # pages last: rows of arcs are whole
+    seen = np.exp(np.maximum(loglik - loglik.max(-1, keepdims=True), -50)).transpose(1, 2, 0)  # pages last: rows of arcs are whole
     arcs = [seen[t][a.sym] * (a.p * a.allowed(t))[:, None] for t in range(L)]
     into, out_of, of_symbol = incidence(a.dst, states), incidence(a.src, states), incidence(a.sym, V)
     forward, back, out = [np.eye(states, 1).repeat(B, 1)], np.tile(a.end[:, None], B), np.empty((L, V, B))

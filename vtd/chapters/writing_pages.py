@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'CALLED', 'exact_denoiser', 'write_exactly', 'way', 'Written', 'get_model', 'control_of', 'write_pages',
-           'accepted', 'key', 'measure_writing', 'measure_calls', 'measure_bound', 'measure_infilling',
+           'accepted', 'key', 'measure_writing', 'measure_calls', 'measure_four', 'measure_bound', 'measure_infilling',
            'measure_reading', 'measure_guidance', 'measure_memory', 'judge_claims', 'run']
 
 # %% ../../nbs/chapters/11_writing_pages.ipynb #98d4b69b
@@ -133,6 +133,16 @@ def measure_calls(out: Written, model, *, pages, temperature, seeds, exact_pages
             if exact is not None: out.numbers[f"calls_exact_{key(name)}_{calls}"] = accepted(exact)
 
 
+def measure_four(out: Written, model, *, pages, seeds, temperatures=(1.0, 0.5, 0.35, 0.25)) -> None:
+    "Four calls, three places in each: what a lower temperature buys in acceptance, and costs in variety."
+    corpus = Recipe().corpus()
+    for temperature in temperatures:
+        found = judge_pages(ids := write_pages(model, way("one by one, spaced", 4, temperature), pages, seeds), corpus)
+        for name, number in (("accepted", accepted(ids)), ("distinct", lab.proportion(found["distinct"], len(ids))),
+                             ("novel", lab.proportion(found["novel"], max(found["accepted"], 1)))):
+            out.numbers[f"four_{name}_{temperature:g}"] = number
+
+
 def measure_bound(out: Written, model, *, held_out, draws) -> None:
     "Bits a held-out sentence by clock path, and the excess over its exact log-probability, sentence by sentence."
     ids = Recipe(sentences=1000).corpus().valid[:held_out]
@@ -210,7 +220,7 @@ def judge_claims(out: Written) -> None:
 
 def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pages: int = 25, temperature: float = 0.5,
         seeds: list[int] = list(range(100, 110)),  # noqa: B006, B008
-        held_out: int = 200, draws: int = 12, exact_pages: int = 30, topics: list[str] = ["ocean", "puppy", "royal palace", "joy"],  # noqa: B006
+        held_out: int = 200, draws: int = 12, exact_pages: int = 100, topics: list[str] = ["ocean", "puppy", "royal palace", "joy"],  # noqa: B006
         strengths: list[float] = [0.0, 1.0, 4.0, 8.0], folder: str | Path = "_runs/writing-pages/work") -> Written:  # noqa: B006
     "The chapter's experiment; same names and defaults as its parameters."
     if topics and not strengths: raise ValueError("topics are written about with some strength: name one or more strengths")
@@ -221,7 +231,8 @@ def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pa
     if train_minutes: out.numbers |= {"trained_steps": lab.Number(writer.record["trained_steps"]),
                                       "trained_seconds": lab.Number(round(writer.history.seconds))}
     measure_writing(out, writer, control, nfe=nfe, pages=pages, temperature=temperature, seeds=seeds, exact_pages=exact_pages)
-    measure_calls(out, writer, pages=pages, temperature=temperature, seeds=seeds[:3], exact_pages=exact_pages // 2)
+    measure_calls(out, writer, pages=pages, temperature=temperature, seeds=seeds[:3], exact_pages=exact_pages)
+    measure_four(out, writer, pages=pages, seeds=seeds)
     measure_bound(out, writer, held_out=held_out, draws=draws)
     measure_infilling(out, writer, control, nfe=nfe, temperature=temperature)
     measure_reading(out, writer, Path(folder))
