@@ -282,7 +282,7 @@ def results(
     """
     from vtd import lab
 
-    print(lab.results(query, out).to_string(index=False) if query else "\n".join(lab.overview(out)))
+    print(lab.results(query, out).to_string(index=False, max_colwidth=60) if query else "\n".join(lab.overview(out)))
 
 # %% ../nbs/lib/23_cli.ipynb #78c5b240
 EXTRAS = {"clip": "open_clip", "offline": "sentence_transformers", "umap": "umap", "lab": "papermill", "hub": "datasets",

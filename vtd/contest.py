@@ -60,6 +60,7 @@ ENTRIES = {
     "self-conditioning": Entry(net={"self_condition": True}),
     "together only": Entry(clocks={"together": 1.0}), "no paths": Entry(clocks={"together": 1.0, "known": 1.0}),
     "even levels": Entry(options={"even_levels": True}), "two stages": Entry(options={"reconstruct_first": 0.3}), "taught": Entry(options={"taught": True}),
+    "no tables": Entry(net={"fused": True}),
 }
 
 # %% ../nbs/lib/13_contest.ipynb #d7d57ed6
@@ -294,6 +295,7 @@ def play_all(contest: Contest, names: list[str], seeds: list[int], folder: str |
     "Every entry with every seed, `workers` at once; results by name, seeds in order. ValueError for unknown names, before anything runs."
     for name in names:
         if name not in ENTRIES: raise ValueError(f"an entry is one of {', '.join(ENTRIES)}; not {name!r}")
+        if ENTRIES[name].net.get("fused") and contest.chain is not False: raise ValueError(f"{name!r} cannot start from counts: say chain: false")
     jobs = [(name, seed) for seed in seeds for name in names]
     if workers <= 1:
         for job in jobs: _tell(play(contest, *job, folder, device))
