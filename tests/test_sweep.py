@@ -9,7 +9,7 @@ import time
 import pytest
 from machines import disturbed, environment, records, start_vtd, started, write_walk
 
-from vtd import lab, sweep
+from vtd import lab, plans, sweep
 
 SLURM = {  # it starts a copy of the job's script here, and ends it by its number
     "sbatch": '#!/bin/sh\ncp "$1" "$0.job"\nsetsid sh "$0.job" >"$0.log" 2>&1 &\necho "Submitted batch job $!"\n',
@@ -34,7 +34,7 @@ def vtd(book, *words, **more):
 def plain(book, jobs):
     """The same runs in this process, one after the other: what an undisturbed sweep leaves."""
     folder = book / "plain"
-    for job in jobs: sweep.perform(job, str(folder), str(book), "unknown")
+    for job in jobs: plans.perform(job, str(folder), str(book), "unknown")
     return records(folder / "walk")
 
 
@@ -42,7 +42,7 @@ def test_every_run_finishes_exactly_once_though_workers_and_scheduler_die(book):
     words = ["--seeds", "0:12", "-p", "drift=0,0.5"]
     told = disturbed(book, 24, kills=[4, 9], restarts=[15], seconds=0.15, limit=50, words=words)
     assert told["status"] == 0 and (told["killed"], told["not_killed"], told["not_restarted"]) == (2, 0, 0), told
-    jobs = sweep.plan("walk", range(12), {"drift": [0.0, 0.5]})
+    jobs = plans.plan("walk", range(12), {"drift": [0.0, 0.5]})
     found = records(book / "_runs/sweeps/walk")
     assert len(jobs) == 24 and found == plain(book, jobs)  # none lost, none half-written, none different
     assert told["rewritten"] == []
@@ -63,7 +63,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(book):
     again = vtd(book, *words, WALK_LOG=log)
     assert again.returncode == 0 and f"10 of 10 runs done, {len(kept)} of them before" in again.stdout
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
-    assert records(folder) == plain(book, sweep.plan("walk", range(10)))
+    assert records(folder) == plain(book, plans.plan("walk", range(10)))
 
 
 def alive(process: int) -> bool:
@@ -139,24 +139,24 @@ def test_kubernetes_says_what_to_install(book):
 
 
 def test_a_worker_with_other_code_or_no_book_refuses(book):
-    job = sweep.plan("walk", [0])[0]
-    with pytest.raises(RuntimeError, match="does not see the book"): sweep.perform(job, str(book), str(book / "none"), "")
+    job = plans.plan("walk", [0])[0]
+    with pytest.raises(RuntimeError, match="does not see the book"): plans.perform(job, str(book), str(book / "none"), "")
     with open(book / "nbs/chapters/01_walk.ipynb") as file: text = file.read()
     with open(book / "nbs/chapters/01_walk.ipynb", "w") as file: file.write(text.replace("gauss(drift, 1)", "gauss(drift, 2)"))
-    with pytest.raises(RuntimeError, match="another version"): sweep.perform(job, str(book), str(book), "")
+    with pytest.raises(RuntimeError, match="another version"): plans.perform(job, str(book), str(book), "")
     assert not records(book / "walk")
 
 
 def test_runs_are_asked_like_results_and_only_those_of_todays_code(book):
-    grid = sweep.parse_grid("walk", ["drift=0,2", "sizes=[1],[1, 2]"])
-    folder, jobs = book / "_runs/sweeps", sweep.plan("walk", range(4), grid)
-    for job in jobs: sweep.perform(job, str(folder), str(book), "abc")
+    grid = plans.parse_grid("walk", ["drift=0,2", "sizes=[1],[1, 2]"])
+    folder, jobs = book / "_runs/sweeps", plans.plan("walk", range(4), grid)
+    for job in jobs: plans.perform(job, str(folder), str(book), "abc")
     asked = "select (parameters->>'drift')::double as drift, count(*) as n, avg(value) as mean from runs where name = 'distance' group by all order by 1"
     found = lab.results(asked)
     summary = sweep.summary("walk", ["distance"])
     assert found["n"].tolist() == [8, 8] and summary["n"].tolist() == [4] * 4
     assert list(summary.columns) == ["drift", "sizes", "name", "value", "low", "high", "n"]
-    values = [lab.load_record(sweep.record_path(folder, job)).numbers["distance"].value for job in jobs[:4]]
+    values = [lab.load_record(plans.record_path(folder, job)).numbers["distance"].value for job in jobs[:4]]
     row = summary[(summary["drift"] == 0) & (summary["sizes"] == "[1]")].iloc[0]
     assert (row["value"], row["low"]) == (lab.mean_interval(values).value, lab.mean_interval(values).low)
     assert abs(found["mean"][0] - summary[summary["drift"] == 0]["value"].mean()) < 1e-9

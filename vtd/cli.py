@@ -247,10 +247,11 @@ def sweep(
     vtd sweep gradient-flow --seeds 0:100 --block 5 -p lr=0.002,0.004
     vtd sweep composition --seeds 0:20 --block 10 --cluster tcp://head-node:8786
     """
+    from vtd import plans
     from vtd import sweep as sweeps
 
-    grid = sweeps.parse_grid(chapter, parameter or [])
-    try: found = sweeps.sweep(chapter, sweeps.parse_seeds(seeds), grid, block=block, workers=workers, cluster=cluster, retries=retries, out=out)
+    grid = plans.parse_grid(chapter, parameter or [])
+    try: found = sweeps.sweep(chapter, plans.parse_seeds(seeds), grid, block=block, workers=workers, cluster=cluster, retries=retries, out=out)
     except KeyboardInterrupt:
         print("vtd: stopped; what is done is kept, and the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
