@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from vtd import book, lab
+from vtd import book, lab, pages, site
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_every_notebook_is_in_the_table_of_contents_once():
-    pages = [page for _, pages in book.contents(ROOT) for page in pages]
-    assert len(pages) == len(set(pages)) and {"index.ipynb", "ledger.ipynb", "log.md"} <= set(pages)
+    found = [page for _, each in pages.contents(ROOT) for page in each]
+    assert len(found) == len(set(found)) and {"index.ipynb", "ledger.ipynb", "log.md"} <= set(found)
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def small(tmp_path, monkeypatch):
 
 
 def test_a_site_is_made_whole_and_fetches_nothing(small):
-    out = book.build(quarto=False)
+    out = site.build(quarto=False)
     front, page = (out / "index.html").read_text(), (out / "lib/00_a.html").read_text()
     assert 'href="lib/00_a.html"' in front and "secret" not in front and "#| export" not in front
     assert page.count("<math") == 2 and not re.search(r"<script[^>]*mathjax", page, re.IGNORECASE)
     assert (out / "searchindex.js").is_file() and (out / "assets/plotly.min.js").is_file()
-    book.check_site(out)
+    site.check_site(out)
 
 
 def test_a_dead_link_stops_the_build_and_leaves_the_old_site(small):
@@ -57,14 +57,14 @@ def test_a_dead_link_stops_the_build_and_leaves_the_old_site(small):
     index = small / "nbs/index.ipynb"
     index.write_text(index.read_text().replace("lib/00_a.ipynb", "lib/01_b.html"))
     with pytest.raises((ValueError, lab.RunError)):
-        book.build(quarto=False)
+        site.build(quarto=False)
     assert (small / "_docs/old.html").read_text() == "old"
 
 
 def test_tokens_are_text_on_a_page():
     nasty = "</script><script>alert(1)</script>"
     figure = {"data": [{"text": [nasty]}], "layout": {"meta": {"alt": nasty, "caption": nasty, "label": "fig-x"}}}
-    made = book.figure_html(figure, "x", 1)
+    made = pages.figure_html(figure, "x", 1)
     assert made.count("<script") == 1 and made.count("</script>") == 1
     read = json.loads(re.search(r'json">(.*?)</script>', made)[1])
     assert read["data"] == figure["data"]
@@ -78,7 +78,7 @@ def test_every_formula_of_the_book_becomes_mathml(page):
             for block, inline in re.findall(
                 r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$\n]+?)(?<![\s\\])\$(?!\d)", text, re.DOTALL
             ):
-                assert book.mathml((block or inline).strip()).startswith("<math")
+                assert site.mathml((block or inline).strip()).startswith("<math")
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "nbs").rglob("*.ipynb")), ids=lambda p: p.stem)
@@ -104,4 +104,4 @@ def test_a_wrong_word_is_exit_2_and_quarto_that_is_missing_is_said(monkeypatch):
     assert done.returncode == 2 and "usage" in done.stderr
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="quarto is not installed"):
-        book.build(quarto=True)
+        site.build(quarto=True)

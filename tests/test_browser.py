@@ -13,10 +13,10 @@ pytestmark = pytest.mark.skipif(laboratory.BROWSER is None, reason="no browser h
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The site as it is built from the published notebooks, served below `/some/book/`."""
-    from vtd import book
+    from vtd.site import build
 
     top = tmp_path_factory.mktemp("served")
-    out = Path(book.build(out=top / "some" / "book", quarto=False))
+    out = Path(build(out=top / "some" / "book", quarto=False))
     with laboratory.served(top) as address: yield out, address
 
 

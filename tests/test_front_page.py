@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from vtd import book, browser, diffusion
+from vtd import browser, diffusion
 from vtd.codes import Codebook
 from vtd.diffusion import GridDiffusion, Writing
+from vtd.site import _put_live, build
 from vtd.text import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +44,7 @@ def site(tmp_path_factory):
     (top / "_proc/live").symlink_to(ROOT / "_proc/live")  # a graph of this very model and code need not be exported again
     (top / "_quarto.yml").write_text("website: {sidebar: {contents: [index.ipynb]}}")
     before, os.environ["VTD_ROOT"] = os.environ.get("VTD_ROOT"), str(top)
-    try: out = book.build(top / "served" / "some" / "book", quarto=False)
+    try: out = build(top / "served" / "some" / "book", quarto=False)
     finally: os.environ.pop("VTD_ROOT") if before is None else os.environ.update(VTD_ROOT=before)
     return out
 
@@ -122,7 +123,7 @@ def test_a_network_that_a_browser_cannot_run_is_refused(tmp_path, change, says):
 
 def test_without_onnx_the_page_is_told_so(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    book._put_live(tmp_path)
+    _put_live(tmp_path)
     assert json.loads((tmp_path / "model.json").read_text()) == {"missing": "onnx and onnxscript were not installed when it was made"}
 
 

@@ -190,10 +190,10 @@ def read(
 # %% ../nbs/lib/23_cli.ipynb #39d3b817
 def show_run(chapter: str, run: Path) -> Path:
     "Makes the site with a run on its chapter's page; that page."
-    from vtd import book, lab
+    from vtd import lab, site
 
-    site = book.build(shown={chapter: run})
-    return site / "chapters" / f"{lab.chapter_path(chapter).stem}.html"
+    made = site.build(shown={chapter: run})
+    return made / "chapters" / f"{lab.chapter_path(chapter).stem}.html"
 
 
 # %% ../nbs/lib/23_cli.ipynb #d95e8be6
@@ -223,9 +223,9 @@ def run(
 @app.command()
 def serve(port: Annotated[int, typer.Option(help="Port on this machine.")] = 8000):
     "Serve the built book at http://127.0.0.1:PORT (make book builds it)."
-    from vtd import book
+    from vtd import site
 
-    book.serve(port)
+    site.serve(port)
 
 # %% ../nbs/lib/23_cli.ipynb #f941bdb0
 @app.command()
