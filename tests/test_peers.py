@@ -63,6 +63,16 @@ def test_with_the_exact_posterior_every_order_gives_the_language(world, pages, m
     assert abs(found.mean()) < 3 * found.std() / len(found) ** 0.5
 
 
+def test_a_few_places_of_each_page_tell_an_orders_bits(trained, pages):
+    """Right on average over seeds, and nearer than what pages differ by."""
+    model = trained["masked"]
+    exact = model.bits(pages, order="spaced", draws=12).per_text
+    assert np.array_equal(exact, model.bits(pages, order="spaced", draws=99, seed=5).per_text)  # no place is asked twice
+    off = np.array([model.bits(pages, order="spaced", draws=4, seed=seed).per_text.mean() - exact.mean() for seed in range(6)])
+    assert len(set(off.tolist())) == 6 and abs(off.mean()) < 3 * off.std(ddof=1) / len(off) ** 0.5
+    assert off.std() < exact.std() / len(exact) ** 0.5
+
+
 def test_flow_scores_are_the_papers_channel(world):
     model = BayesianFlow(world.vocabulary, 12, world.unigram, net=NET)
     ids, K = torch.full((4000, 1), 7), len(world.vocabulary)

@@ -46,9 +46,9 @@ class Peer(nn.Module):
 
     def regions(self): return self.net.regions()
 
-    def _measure(self, texts, terms: Callable) -> Bound:
+    def _measure(self, texts, terms: Callable, seed: int = 0) -> Bound:
         pages = list(texts) if isinstance(texts, Tensor) else self.pages_of(texts)
-        return measure_pages(pages, terms, self.vocabulary, self._batch, self.device)
+        return measure_pages(pages, terms, self.vocabulary, self._batch, self.device, seed)
 
 
 def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -98,17 +98,24 @@ MaskedDiffusion.loss = _masked_loss
 # %% ../nbs/lib/10_peers.ipynb #032865ca
 @torch.no_grad()
 def _masked_bits(self: MaskedDiffusion, texts: list[str] | Tensor, *, order: str = "random", draws: int = 16, seed: int = 0) -> Bound:
-    """The bound on held-out texts (strings, or ids `(N, L)`): over `random` orders, from `draws` numbers of hidden places a page;
-    the counted chain, whose bits are known, takes noise out of the estimate as in `vtd.code_length`.
+    """The bound on held-out texts (strings, or ids `(N, L)`): over `random` orders, from `draws` numbers of hidden places a page.
 
-    Or along one order (`spaced`, `left-to-right`): the chain rule, place by place, exact.
+    Or along one order (`spaced`, `left-to-right`): the chain rule, from `draws` places of each page spread evenly over the order; exact where there are no more.
+    The counted chain, whose bits are known, takes noise out of both as in `vtd.code_length`.
     """
     control = counted(self.net)
 
+    def gained(ids: Tensor, hidden: Tensor) -> Tensor:
+        known = F.cross_entropy(control.belief(self.evidence(ids, hidden)).mT, ids, reduction="none")
+        return self.surprise(ids, hidden) - known
+
     def in_order(ids: Tensor, seed: int) -> dict[str, Tensor]:
-        rank = ranks(ids.shape[1], order).to(ids.device)
-        nats = [(self.surprise(ids, (rank >= k).expand(ids.shape)) * (rank == k)).sum(1) for k in range(ids.shape[1])]
-        return {"tokens": torch.stack(nats).sum(0) / math.log(2)}
+        (N, L), generator, nats = ids.shape, torch.Generator(ids.device).manual_seed(seed), control.nats(ids)
+        rank, some = ranks(L, order).to(ids.device), min(draws, L)
+        for part in range(some):
+            k = ((torch.rand(N, 1, generator=generator, device=ids.device, dtype=torch.float64) + part) * L / some).long()
+            nats = nats + (gained(ids, rank >= k) * (rank == k)).sum(1) * L / some
+        return {"tokens": nats / math.log(2)}
 
     def at_random(ids: Tensor, seed: int) -> dict[str, Tensor]:
         (N, L), generator, nats = ids.shape, torch.Generator(ids.device).manual_seed(seed), control.nats(ids)
@@ -116,10 +123,9 @@ def _masked_bits(self: MaskedDiffusion, texts: list[str] | Tensor, *, order: str
             even = (torch.rand(N, generator=generator, device=ids.device) + part) / draws
             count = (even * L).long().clamp(max=L - 1) + 1
             hidden = torch.rand(N, L, generator=generator, device=ids.device).argsort(1).argsort(1) < count[:, None]
-            known = F.cross_entropy(control.belief(self.evidence(ids, hidden)).mT, ids, reduction="none")
-            nats = nats + ((self.surprise(ids, hidden) - known) * hidden).sum(1) * L / count / draws
+            nats = nats + (gained(ids, hidden) * hidden).sum(1) * L / count / draws
         return {"tokens": nats / math.log(2)}
-    return self._measure(texts, at_random if order == "random" else in_order)
+    return self._measure(texts, at_random if order == "random" else in_order, seed)
 
 
 MaskedDiffusion.bits = _masked_bits
@@ -320,7 +326,7 @@ def _flow_bits(self: BayesianFlow, texts: list[str] | Tensor, *, draws: int = 16
             surprises = (F.cross_entropy(x.mT, ids, reduction="none").sum(1) for x in (self.logits(scores, end), control.belief(scores)))
             read, spare = (total + s / len(range(0, draws, 4)) for total, s in zip((read, spare), surprises, strict=True))
         return {"flow": (flow - spare + control.nats(ids)) / math.log(2), "reconstruction": read / math.log(2)}
-    return self._measure(texts, terms)
+    return self._measure(texts, terms, seed)
 
 # %% ../nbs/lib/10_peers.ipynb #80350e14
 @torch.no_grad()
