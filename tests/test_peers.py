@@ -73,6 +73,16 @@ def test_a_few_places_of_each_page_tell_an_orders_bits(trained, pages):
     assert off.std() < exact.std() / len(exact) ** 0.5
 
 
+def test_places_read_together_are_coded_together(trained, pages):
+    """Blocks know nothing within themselves: more bits than place by place, and exactly the sum of what the network asks."""
+    model, blocks = trained["masked"], (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3)
+    rank = torch.tensor(blocks)
+    with torch.no_grad(): sums = sum((model.surprise(pages, (rank >= k).expand(pages.shape)) * (rank == k)).sum(1) for k in range(4)) / math.log(2)
+    assert np.allclose(model.bits(pages, order=blocks).per_text, sums.numpy(), atol=1e-4)
+    assert model.bits(pages, order="block-3").per_text.mean() == pytest.approx(sums.mean().item(), abs=1e-4)
+    assert model.bits(pages, order="left-to-right").per_text.mean() < sums.mean() - 1
+
+
 def test_flow_scores_are_the_papers_channel(world):
     model = BayesianFlow(world.vocabulary, 12, world.unigram, net=NET)
     ids, K = torch.full((4000, 1), 7), len(world.vocabulary)

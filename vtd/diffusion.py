@@ -34,7 +34,7 @@ class Writing:
     "How a page is written: calls of the network, order and overlap of the clocks, sampler, temperature."
 
     nfe: int = 16
-    order: str = "spaced"
+    order: str | tuple[int, ...] = "spaced"  # or the rank of each place
     overlap: float = 2.0
     sampler: str = "ddim"
     temperature: float = 0.5  # below 1: safer words

@@ -101,6 +101,7 @@ def _masked_bits(self: MaskedDiffusion, texts: list[str] | Tensor, *, order: str
     """The bound on held-out texts (strings, or ids `(N, L)`): over `random` orders, from `draws` numbers of hidden places a page.
 
     Or along one order (`spaced`, `left-to-right`): the chain rule, from `draws` places of each page spread evenly over the order; exact where there are no more.
+    An order that reads places together (`block-4`, or ranks of which some are equal) is always exact.
     The counted chain, whose bits are known, takes noise out of both as in `vtd.code_length`.
     """
     control = counted(self.net)
@@ -112,6 +113,8 @@ def _masked_bits(self: MaskedDiffusion, texts: list[str] | Tensor, *, order: str
     def in_order(ids: Tensor, seed: int) -> dict[str, Tensor]:
         (N, L), generator, nats = ids.shape, torch.Generator(ids.device).manual_seed(seed), control.nats(ids)
         rank, some = ranks(L, order).to(ids.device), min(draws, L)
+        if len(moments := rank.unique()) < L:  # some are read together: no chain rule, so no control
+            return {"tokens": sum((self.surprise(ids, (rank >= k).expand(N, L)) * (rank == k)).sum(1) for k in moments) / math.log(2)}
         for part in range(some):
             k = ((torch.rand(N, 1, generator=generator, device=ids.device, dtype=torch.float64) + part) * L / some).long()
             nats = nats + (gained(ids, rank >= k) * (rank == k)).sum(1) * L / some

@@ -7,7 +7,7 @@ __all__ = ['Denoise', 'SAMPLERS', 'Belief', 'sample_ddim', 'sample_second_order'
            'ranks', 'clock_path']
 
 # %% ../nbs/lib/09_sampling.ipynb #dbe31521
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -99,8 +99,13 @@ def steps_of(sampler: str, nfe: int) -> int:
     return (nfe + 1) // 2 if sampler == "heun" else nfe
 
 # %% ../nbs/lib/09_sampling.ipynb #9011aeb4
-def ranks(length: int, order: str = "spaced") -> Tensor:
-    "Rank of every place `(L,)` in an order: `together` (all 0), `spaced` (bit reversal), `left-to-right`, or `block-4` (fours, from the left)."
+def ranks(length: int, order: str | Sequence[int] = "spaced") -> Tensor:
+    """Rank of every place `(L,)` in an order: `together` (all 0), `spaced` (bit reversal), `left-to-right`, `block-4` (fours, from the left),
+    or the ranks themselves, one a place; ValueError otherwise.
+    """
+    if not isinstance(order, str):
+        if len(order) != length or min(order) < 0: raise ValueError(f"an order of {length} places is as many ranks from 0, not {list(order)}")
+        return torch.tensor(order).float()
     if order == "together": return torch.zeros(length)
     if order == "left-to-right": return torch.arange(length).float()
     if (size := order.removeprefix("block-")).isdigit() and int(size) > 0 and size != order: return torch.arange(length).float().div(int(size)).floor()
@@ -110,7 +115,7 @@ def ranks(length: int, order: str = "spaced") -> Tensor:
     return torch.tensor([i for i in turned if i < length]).argsort().float()
 
 
-def clock_path(length: int, nfe: int, order: str = "spaced", overlap: float = 1.0) -> Tensor:
+def clock_path(length: int, nfe: int, order: str | Sequence[int] = "spaced", overlap: float = 1.0) -> Tensor:
     "Progress in [0, 1] of every place before and after each of `nfe` calls, `(nfe + 1, length)`; starts 0, ends 1."
     if nfe < 1: raise ValueError(f"nfe (calls of the network) must be at least 1, not {nfe}")
     rank = ranks(length, order)

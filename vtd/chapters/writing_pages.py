@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'CALLED', 'exact_denoiser', 'write_exactly', 'way', 'Written', 'get_model', 'control_of', 'write_pages',
-           'accepted', 'key', 'measure_writing', 'measure_calls', 'measure_four', 'measure_bound', 'measure_infilling',
+           'accepted', 'key', 'measure_writing', 'measure_calls', 'measure_bound', 'measure_four', 'measure_infilling',
            'measure_reading', 'measure_guidance', 'measure_memory', 'judge_claims', 'run']
 
 # %% ../../nbs/chapters/11_writing_pages.ipynb #98d4b69b
@@ -21,11 +21,12 @@ from .. import lab
 from ..automata import log2_probability
 from ..code_length import world_control
 from ..diffusion import GridDiffusion, Writing
+from ..divisions import divide
 from ..grids import load_png, save_png
 from ..guidance import toward
 from ..judges import nearest_training
 from ..recipes import PATHS, Recipe, judge_pages, train
-from ..sampling import SAMPLERS, Belief, clock_path
+from ..sampling import SAMPLERS, Belief, clock_path, ranks
 from ..text import little_world
 
 # %% ../../nbs/chapters/11_writing_pages.ipynb #0eadd4ca
@@ -133,16 +134,6 @@ def measure_calls(out: Written, model, *, pages, temperature, seeds, exact_pages
             if exact is not None: out.numbers[f"calls_exact_{key(name)}_{calls}"] = accepted(exact)
 
 
-def measure_four(out: Written, model, *, pages, seeds, temperatures=(1.0, 0.5, 0.35, 0.25)) -> None:
-    "Four calls, three places in each: what a lower temperature buys in acceptance, and costs in variety."
-    corpus = Recipe().corpus()
-    for temperature in temperatures:
-        found = judge_pages(ids := write_pages(model, way("one by one, spaced", 4, temperature), pages, seeds), corpus)
-        for name, number in (("accepted", accepted(ids)), ("distinct", lab.proportion(found["distinct"], len(ids))),
-                             ("novel", lab.proportion(found["novel"], max(found["accepted"], 1)))):
-            out.numbers[f"four_{name}_{temperature:g}"] = number
-
-
 def measure_bound(out: Written, model, *, held_out, draws) -> None:
     "Bits a held-out sentence by clock path, and the excess over its exact log-probability, sentence by sentence."
     ids = Recipe(sentences=1000).corpus().valid[:held_out]
@@ -154,6 +145,20 @@ def measure_bound(out: Written, model, *, held_out, draws) -> None:
         bits = model.bits(torch.from_numpy(ids), draws=draws, control=known, **path).per_text
         out.numbers["bits_" + key(name)] = lab.mean_interval(bits.tolist())
         out.numbers["excess_" + key(name)] = lab.mean_interval((bits - exact).tolist())
+
+# %% ../../nbs/chapters/11_writing_pages.ipynb #c31ac484
+def measure_four(out: Written, model, *, pages, seeds, exact_pages, temperatures=(1.0, 0.5, 0.35, 0.25)) -> None:
+    "Four calls, places read in the spaced order or as the model itself divides them: acceptance and variety by temperature, and the exact denoiser's."
+    corpus, L = Recipe().corpus(), model.length
+    for name, order in (("spaced", tuple((ranks(L).int() * 4 // L).tolist())), ("divided", divide(model, corpus.train[:200], 4))):
+        out.examples[f"four calls, {name}"] = [" ".join(str(place + 1) for place in range(L) if order[place] == call) for call in range(4)]
+        out.numbers[f"four_exact_{name}"] = accepted(write_exactly(model, 3 * exact_pages, Writing(4, order, 1.0)))
+        for temperature in temperatures:
+            ids = write_pages(model, Writing(4, order, 1.0, temperature=temperature), pages, seeds)
+            found = judge_pages(ids, corpus)
+            for what, number in (("accepted", accepted(ids)), ("distinct", lab.proportion(found["distinct"], len(ids))),
+                                 ("novel", lab.proportion(found["novel"], max(found["accepted"], 1)))):
+                out.numbers[f"four_{name}_{what}_{temperature:g}"] = number
 
 # %% ../../nbs/chapters/11_writing_pages.ipynb #1d23f236
 def measure_infilling(out: Written, model, control, *, nfe, temperature, n: int = 50) -> None:
@@ -232,7 +237,7 @@ def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pa
                                       "trained_seconds": lab.Number(round(writer.history.seconds))}
     measure_writing(out, writer, control, nfe=nfe, pages=pages, temperature=temperature, seeds=seeds, exact_pages=exact_pages)
     measure_calls(out, writer, pages=pages, temperature=temperature, seeds=seeds[:3], exact_pages=exact_pages)
-    measure_four(out, writer, pages=pages, seeds=seeds)
+    measure_four(out, writer, pages=pages, seeds=seeds, exact_pages=exact_pages)
     measure_bound(out, writer, held_out=held_out, draws=draws)
     measure_infilling(out, writer, control, nfe=nfe, temperature=temperature)
     measure_reading(out, writer, Path(folder))
