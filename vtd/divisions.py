@@ -48,18 +48,20 @@ class Division:
         return sum(self.step(rank < k, rank == k) for k in np.unique(rank))
 
 # %% ../nbs/lib/10_divisions.ipynb #a687f86c
-def divide(model, ids: Tensor | np.ndarray, calls: int, *, tries: int = 300, seed: int = 0) -> tuple[int, ...]:
+def divide(model, ids: Tensor | np.ndarray, calls: int, *, tries: int = 500, heat: float = 0.2, seed: int = 0) -> tuple[int, ...]:
     """The call in which to read each place `(L,)`, as an `order` for `Writing`: what costs least on texts `ids (N, L)`, of all that was tried.
 
-    The texts should be some that the model was trained on; two hundred do. ValueError for more calls than places, or none.
+    The texts should be some that the model was trained on; two hundred do. `heat`: bits that a step may lose at first. ValueError for more calls than places, or none.
     """
     cost, L, rng = Division(model, ids), len(ids[0]), np.random.default_rng(seed)
     if not 1 <= calls <= L: raise ValueError(f"{L} places are read in 1 to {L} calls, not {calls}")
     rank = ranks(L, "spaced").numpy().astype(int) * calls // L
-    best = cost(rank)
-    for _ in range(tries if calls > 1 else 0):
-        other, (i, j) = rank.copy(), rng.choice(L, 2, replace=False)
+    best = now = (cost(rank), rank)
+    for left in np.linspace(heat, 0, tries) if calls > 1 else []:
+        other, (i, j) = now[1].copy(), rng.choice(L, 2, replace=False)
         if rng.random() < 0.5: other[i], other[j] = other[j], other[i]
         else: other[i] = rng.integers(calls)
-        if len(np.unique(other)) == calls and (found := cost(other)) < best: rank, best = other, found
-    return tuple(rank.tolist())
+        if len(np.unique(other)) == calls and (found := cost(other)) < now[0] - left * math.log(1 - rng.random()):
+            now = found, other
+            best = min(best, now, key=lambda way: way[0])
+    return tuple(best[1].tolist())
