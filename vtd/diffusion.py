@@ -299,7 +299,7 @@ def write_ids(self: GridDiffusion, n: int, how: Writing = Writing(), *, seed: in
 
 
 def write(self: GridDiffusion, n: int, *, nfe: int = 32, seed: int = 0, prompt: str | None = None, length: int | None = None,
-          order: str = "spaced", overlap: float = 2.0, sampler: str = "ddim", temperature: float = 0.5, steer: Callable | None = None) -> list[str]:
+          order: str | tuple[int, ...] = "spaced", overlap: float = 2.0, sampler: str = "ddim", temperature: float = 0.5, steer: Callable | None = None) -> list[str]:
     "`n` written texts; `prompt` words are kept, `_` is a blank to fill. Unknown prompt words are a TextError."
     how = Writing(nfe, order, overlap, sampler, temperature)
     return [self.vocabulary.decode(page.tolist()) for page in self.write_ids(n, how, seed=seed, prompt=prompt, length=length, steer=steer)]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from .denoiser import mix
 from .sampling import ranks
@@ -57,7 +58,7 @@ def divide(model, ids: Tensor | np.ndarray, calls: int, *, tries: int = 500, hea
     if not 1 <= calls <= L: raise ValueError(f"{L} places are read in 1 to {L} calls, not {calls}")
     rank = ranks(L, "spaced").numpy().astype(int) * calls // L
     best = now = (cost(rank), rank)
-    for left in np.linspace(heat, 0, tries) if calls > 1 else []:
+    for left in tqdm(np.linspace(heat, 0, tries) if calls > 1 else [], f"places in {calls} calls", leave=False, disable=None):
         other, (i, j) = now[1].copy(), rng.choice(L, 2, replace=False)
         if rng.random() < 0.5: other[i], other[j] = other[j], other[i]
         else: other[i] = rng.integers(calls)
