@@ -101,7 +101,7 @@ class Contest:
         said = json.dumps([FORMAT, asdict(self) | {"text": text}, asdict(ENTRIES[name]), seed], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:8]
 
-
+# %% ../nbs/lib/13_contest.ipynb #fa0449ff
 @lru_cache(maxsize=2)
 def _corpus(text: str, tokens: str, length: int, vocabulary: int, sentences: int) -> Corpus:
     return text_corpus(text, tokens, length, vocabulary) if text else little_world.corpus(sentences)
