@@ -32,7 +32,9 @@ def measure(name: str, source: str, minutes: float, steps: int | None, device: s
             "training_tokens": len(corpus.train) + corpus.length - 1, "seed": recipe.seed,
             "steps": model.record["trained_steps"], "seconds": int((folder / f"{name}.seconds").read_text()), "cores": os.cpu_count(),
             "bits": bounds, "ngrams": found["ngrams"],
-            "above_best_ngram": {path: dict(zip(("value", "low", "high"), m, strict=True)) for path, m in found["margins"].items()},
+            "order": None if model.net.counted is None else model.net.counted.memory + 1, "start": found["start"],
+            **{key: {path: dict(zip(("value", "low", "high"), m, strict=True)) for path, m in found[of].items()}
+               for key, of in (("above_best_ngram", "margins"), ("above_start", "gains"))},
             "written": [model.vocabulary.decode(p) for p in model.write_ids(4, Writing(32), seed=0).tolist()],
             "held_out": [corpus.vocabulary.decode(p) for p in corpus.valid[:4].tolist()]}
 

@@ -63,6 +63,17 @@ def test_writing_is_seeded_and_bounded_calls(small):
     assert small.write(3, nfe=5, seed=4) == small.write(3, nfe=5, seed=4) != small.write(3, nfe=5, seed=5)
 
 
+def test_what_a_page_says_of_its_open_places(small, world):
+    """Shown tokens are read as they are; the place after a shown one is believed as the counted chain says, here of pairs."""
+    ids, hidden = torch.as_tensor(world.valid[:20].copy()), torch.zeros(20, 12, dtype=torch.bool)
+    assert torch.equal(small.logits(ids, hidden).argmax(-1), ids)
+    hidden[:, 1:] = True
+    said = small.logits(ids, hidden).softmax(-1)[:, 1]
+    assert (said - small.net.counted.step[ids[:, 0]]).abs().max() < 0.02  # what little even the noisiest grids tell
+    other = torch.Generator().manual_seed(1)
+    assert torch.equal(small.logits(ids, hidden), small.logits(ids, hidden)) and not torch.equal(small.logits(ids, hidden), small.logits(ids, hidden, other))
+
+
 def test_prompts_and_blanks_are_kept(default):
     for text in default.write(20, nfe=8, prompt="the small _ swims _ the", seed=1):
         words = text.split()

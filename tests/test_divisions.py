@@ -29,19 +29,20 @@ def test_the_cost_is_the_sum_of_its_calls_and_the_same_twice(kind, world):
     assert cost(rank) == Division(model, world.valid)(rank)
 
 
-def test_what_follows_for_certain_is_not_read_together():
+@pytest.mark.parametrize("kind", ["grid", "masked"])
+def test_what_follows_for_certain_is_not_read_together(kind):
     """Pages of two letters, each followed by its capital: a A b B. The search reads a letter and its capital in different calls."""
     small = np.random.default_rng(0).integers(1, 9, (3000, 2))
     pages = np.stack([small, small + 8], -1).reshape(-1, 4)
     corpus = Corpus("capitals", Vocabulary(["<pad>", *"abcdefghABCDEFGH"], "word"), pages, pages[:200])
-    model = build(corpus, net={"width": 16, "layers": 1})
+    model = build(corpus, net={"width": 16, "layers": 1}) if kind == "grid" else build_peer(corpus, "masked", net={"width": 16, "layers": 1})
     cost = Division(model, pages[:200])
     assert cost((0, 1, 0, 1)) < 6.5 < 11.5 < cost((0, 0, 1, 1)) < 13  # three bits a letter; and again three for its capital
     found = divide(model, pages[:200], 2)
     assert found[0] != found[1] and found[2] != found[3]
     right = []
     for order in (found, (0, 0, 1, 1)):
-        ids = model.write_ids(200, Writing(2, order, 1.0, temperature=1.0))
+        ids = model.write_ids(200, Writing(2, order, 1.0, temperature=1.0)) if kind == "grid" else model.write_ids(200, nfe=2, order=order)
         right.append((ids[:, ::2] + 8 == ids[:, 1::2]).all(1).float().mean().item())
     assert right[0] > 0.95 and right[1] < 0.1
 

@@ -971,6 +971,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'vtd.diffusion.fill': ('lib/diffusion.html#fill', 'vtd/diffusion.py'),
                                'vtd.diffusion.infill': ('lib/diffusion.html#infill', 'vtd/diffusion.py'),
                                'vtd.diffusion.load': ('lib/diffusion.html#load', 'vtd/diffusion.py'),
+                               'vtd.diffusion.logits': ('lib/diffusion.html#logits', 'vtd/diffusion.py'),
                                'vtd.diffusion.pages_of': ('lib/diffusion.html#pages_of', 'vtd/diffusion.py'),
                                'vtd.diffusion.pool': ('lib/diffusion.html#pool', 'vtd/diffusion.py'),
                                'vtd.diffusion.read': ('lib/diffusion.html#read', 'vtd/diffusion.py'),

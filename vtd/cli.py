@@ -111,6 +111,7 @@ def report(model, corpus) -> None:
         above, least, most = found["margins"][name]
         print(f"held-out bits a token, {name:14} {bound.bits_per_token:6.3f} [{low:.3f}, {high:.3f}], "
               f"{above:+.3f} [{least:+.3f}, {most:+.3f}] against counting")
+    if found["start"] is not None: print(f"held-out bits a token, {'start':14} {found['start']:6.3f}  (the counts it began from)")
     name, bits = min(found["ngrams"].items(), key=lambda item: item[1])
     print(f"held-out bits a token, {name:14} {bits:6.3f}  (the best of order 1 to 5)")
     world = model.vocabulary.tokens == little_world.vocabulary.tokens

@@ -183,10 +183,7 @@ def surprise_of(model, kind: str, ids: torch.Tensor, hidden: torch.Tensor, seed:
     bits, hidden, generator = torch.zeros(len(ids), device=model.device), hidden.clone(), torch.Generator(model.device).manual_seed(seed)
     while hidden.any():
         first = hidden & (hidden.cumsum(1) == 1)
-        if kind == "masked": logits = model.logits(ids, hidden)
-        else:
-            noise, levels = torch.randn(*ids.shape, model.codebook_signal.shape[1], generator=generator, device=model.device), torch.where(hidden, model.schedule.span[0], math.inf)
-            logits = model.net(mix(model.codebook_signal[ids], noise, levels), levels)
+        logits = model.logits(ids, hidden) if kind == "masked" else model.logits(ids, hidden, generator)
         bits += (torch.nn.functional.cross_entropy(logits.mT, ids, reduction="none") * first).sum(1) / math.log(2)
         hidden &= ~first
     return bits

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'FED_BACK', 'COUNTED', 'CODES', 'Writing', 'denoiser_of', 'GridDiffusion', 'pool', 'settle', 'pages_of',
-           'bits', 'fill', 'write_ids', 'write', 'edit', 'infill', 'read', 'save', 'load', 'codebook_of', 'build']
+           'bits', 'logits', 'fill', 'write_ids', 'write', 'edit', 'infill', 'read', 'save', 'load', 'codebook_of',
+           'build']
 
 # %% ../nbs/lib/10_diffusion.ipynb #dd844ae3
 import math
@@ -217,6 +218,17 @@ def bits(self: GridDiffusion, texts: list[str] | Tensor, *, order: str = "togeth
 
 
 GridDiffusion.pages_of, GridDiffusion.bits = pages_of, bits
+
+# %% ../nbs/lib/10_diffusion.ipynb #0160acb8
+def logits(self: GridDiffusion, ids: Tensor, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    "Logits `(N, L, V)` on pages `ids (N, L)` of which some places are `hidden (N, L)`; the generator (by default of seed 0) makes their noise."
+    generator = torch.Generator(self.device).manual_seed(0) if generator is None else generator
+    signal, levels = self.codebook_signal, torch.where(hidden, self.schedule.span[0], math.inf)
+    noise = torch.randn(*ids.shape, signal.shape[1], generator=generator, device=self.device)
+    return self.net(mix(signal[ids], noise, levels), levels)
+
+
+GridDiffusion.logits = logits
 
 # %% ../nbs/lib/10_diffusion.ipynb #0806ec45
 def _template(self: GridDiffusion, prompt: str | None, length: int | None) -> tuple[Tensor, Tensor]:

@@ -14,20 +14,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .denoiser import mix
 from .sampling import ranks
 
 # %% ../nbs/lib/10_divisions.ipynb #dfd68569
 @torch.no_grad()
-def doubt(model, ids: Tensor, hidden: Tensor, seed: int = 0) -> Tensor:
+def doubt(model, ids: Tensor, hidden: Tensor) -> Tensor:
     "Entropy `(N, L)` in nats of a model's belief about every place of pages `ids (N, L)`, given those not `hidden (L,)`; a GridDiffusion or MaskedDiffusion."
     ids, hidden = ids.to(model.device), hidden.to(model.device).expand(ids.shape)
-    if hasattr(model, "schedule"):
-        signal, generator = model.codebook_signal, torch.Generator(model.device).manual_seed(seed)
-        noise = torch.randn(*ids.shape, signal.shape[1], generator=generator, device=model.device)
-        levels = torch.where(hidden, model.schedule.span[0], math.inf)  # noise alone, and grids that are known
-        belief = model.net(mix(signal[ids], noise, levels), levels).log_softmax(-1)
-    else: belief = model.logits(ids, hidden).log_softmax(-1)
+    belief = model.logits(ids, hidden).log_softmax(-1)
     return -(belief.exp() * belief).sum(-1)
 
 

@@ -137,9 +137,12 @@ MaskedDiffusion.bits = _masked_bits
 ORDERS = ("ancestral", "random", "confidence", "spaced", "left-to-right")
 
 
-def arrivals(open_places: Tensor, order: str, generator: torch.Generator) -> Tensor:
-    "When each open place `(n, L)` is filled, in (0, 1]; 0 for those that are known."
+def arrivals(open_places: Tensor, order: str | tuple[int, ...], generator: torch.Generator) -> Tensor:
+    "When each open place `(n, L)` is filled, in (0, 1]; 0 for those that are known. An order may be the rank of every place."
     n, L = open_places.shape
+    if not isinstance(order, str):
+        rank = ranks(L, order).to(open_places.device)
+        return torch.where(open_places, (rank + 1) / (rank.max() + 1), 0.0)
     rank = torch.rand(n, L, generator=generator, device=open_places.device)
     if order == "ancestral": return torch.where(open_places, 1 - rank, 0.0)
     if order in ("spaced", "left-to-right"): rank = ranks(L, order).to(open_places.device).expand(n, L) / L
@@ -148,9 +151,9 @@ def arrivals(open_places: Tensor, order: str, generator: torch.Generator) -> Ten
 
 # %% ../nbs/lib/10_peers.ipynb #0ee1c071
 @torch.no_grad()
-def _masked_fill(self: MaskedDiffusion, known: Tensor, *, nfe: int = 16, order: str = "spaced", temperature: float = 1.0, seed: int = 0) -> Tensor:
+def _masked_fill(self: MaskedDiffusion, known: Tensor, *, nfe: int = 16, order: str | tuple[int, ...] = "spaced", temperature: float = 1.0, seed: int = 0) -> Tensor:
     "Pages of ids `(n, L)` where `known (n, L)` has -1, in `nfe` calls; what is known stays. ValueError for an unknown order."
-    if order not in ORDERS: raise ValueError(f"order is {', '.join(ORDERS)}, not {order!r}")
+    if isinstance(order, str) and order not in ORDERS: raise ValueError(f"order is {', '.join(ORDERS)}, not {order!r}")
     if nfe < 1: raise ValueError(f"nfe (calls of the network) must be at least 1, not {nfe}")
     generator, done = torch.Generator(self.device).manual_seed(seed), []
     for page in known.to(self.device).split(self._batch):

@@ -8,6 +8,7 @@ __all__ = ['PATHS', 'Recipe', 'check_out', 'token_file', 'train', 'judge_pages',
 # %% ../nbs/lib/10_recipes.ipynb #f3edd13c
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -193,6 +194,8 @@ PATHS = {"together": {"order": "together"}, "overlapping": {"order": "spaced", "
 def judge_bits(model: GridDiffusion, corpus: Corpus, *, windows: int = 300, draws: int | None = None) -> dict:
     """Bounds on held-out windows by clock path, held-out bits of n-gram models of order 1 to 5, all per token, and by how
     much each bound is above the best of those on the same windows (value, low, high; negative: the model is better).
+    Those models know the text before a window. A model's counted start does not: its bits are `start`, and `gains` is by how
+    much each bound is above it (what training has won, if negative); None and nothing without a start.
 
     A model that starts from long contexts has most in common with them: they take out the noise, and few `draws` will do."""
     near = isinstance(model.net.counted, NGramChain)
@@ -203,8 +206,11 @@ def judge_bits(model: GridDiffusion, corpus: Corpus, *, windows: int = 300, draw
     ngrams = {name: float(np.nanmean(bits)) for name, bits in each.items()}
     best = each[min(ngrams, key=ngrams.get)].mean(1)  # NaN for the first window, whose first words have no context
     bounds = {name: model.bits(held_out, draws=draws, control=control, **path) for name, path in PATHS.items()}
-    return {"bounds": bounds, "ngrams": ngrams,
-            "margins": {name: _paired(bound.per_text / corpus.length - best) for name, bound in bounds.items()}}
+    start = None if model.net.counted is None else model.net.counted.nats(held_out.to(model.device)).cpu().numpy() / math.log(2) / corpus.length
+
+    def above(known: np.ndarray) -> dict: return {name: _paired(bound.per_text / corpus.length - known) for name, bound in bounds.items()}
+    return {"bounds": bounds, "ngrams": ngrams, "margins": above(best), "start": None if start is None else float(start.mean()),
+            "gains": {} if start is None else above(start)}
 
 
 def _paired(difference: np.ndarray) -> tuple[float, float, float]:
