@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LIB = sorted((ROOT / "nbs" / "lib").glob("*.ipynb"))
 CHAPTERS = sorted((ROOT / "nbs" / "chapters").glob("*.ipynb"))
-HOMES = {"plotly": "viz", "papermill": "runner", "duckdb": "lab", "open_clip": "features", "umap": "layouts",
+HOMES = {"plotly": "viz", "papermill": "runner", "duckdb": "answers", "open_clip": "features", "umap": "layouts",
          "sentence_transformers": "features", "ipywidgets": "widgets", "anywidget": "widgets", "triton": "triton_",
          "tokenizers": "text", "datasets": "text", "typer": "cli", "sphinx": "book",
          "onnx": "browser", "onnxscript": "browser", "onnxruntime": "browser",
