@@ -29,6 +29,11 @@ def test_a_small_run_answers_every_claim_and_is_read_again(folder):
     assert out.numbers["bits_grid_together"].value > out.numbers["exact"].value - 0.3
 
 
+def test_one_seed_gives_numbers_and_no_verdict(folder):
+    out = chapter.run(**small(folder, seeds=[0]))
+    assert out.claims == {} and out.numbers["grid_together_minus_masked"].low is None
+
+
 def test_verdicts_follow_the_numbers(folder):
     out, runs = chapter.run(**small(folder)), {"grid": [], "masked": [], "whitened": [], "permuted": []}
     near, far = lab.Number(0.01, 0.0, 0.015, 3), lab.Number(0.3, 0.2, 0.4, 3)

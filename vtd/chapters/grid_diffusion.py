@@ -169,8 +169,9 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
     note_bits(out, runs, contest.corpus.length)
     note_variants(out, runs, variants)
     note_written(out, contest, runs, entries)
-    judge_claims(out, runs)
-    judge_cost(out, runs)
+    if len(seeds) > 1:  # one seed is no verdict
+        judge_claims(out, runs)
+        judge_cost(out, runs)
     out.devices = sorted({r.get("device", "cpu") for each in runs.values() for r in each})
     out.extra["curves"] = {name: curve_of(runs[name]) for name in entries}
     return out
