@@ -55,6 +55,7 @@ def train(
     chain: Annotated[bool | None, typer.Option(help="Start from counts of the text. Default: up to 8,192 tokens.")] = None,
     self_condition: Annotated[bool, typer.Option(help="Feed the previous estimate back into the network.")] = False,
     order: Annotated[int | None, typer.Option(help="So many tokens depend on one another in the counts. Default: 3 words, 5 letters; 2 in the little world.")] = None,
+    states: Annotated[int | None, typer.Option(help="Start from so many hidden states, learned from the text, in place of counts (400 for the little world).")] = None,
     fused: Annotated[bool, typer.Option("--fused", help="Never hold a table of places by tokens: for vocabularies of tens of thousands.")] = False,
     taught: Annotated[bool, typer.Option(help="Of the little world: learn its exact posterior, not the words of sentences.")] = False,
     precision: Annotated[str, typer.Option(help="In which the network multiplies: float32 or bfloat16.")] = "float32",
@@ -77,7 +78,7 @@ def train(
 
     if steps is None and minutes is None: minutes = 5.0
     recipe = Recipe(text=text, tokens=tokens, vocabulary=vocabulary, length=length, grid=grid, code=code, steps=steps, minutes=minutes, batch=batch, width=width,
-                    layers=layers, chain=chain, self_condition=self_condition, order=order, fused=fused, taught=taught, seed=seed, precision=precision,
+                    layers=layers, chain=chain, self_condition=self_condition, order=order, states=states, fused=fused, taught=taught, seed=seed, precision=precision,
                     compile=compile, accumulate=accumulate, stream=stream)
     finish(recipe, out, device, again)
 

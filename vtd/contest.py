@@ -78,6 +78,7 @@ class Contest:
     sentences: int = 20_000      # of the little world
     chain: bool | None = None    # start from counts; None: up to thousands of tokens
     order: int | None = None     # tokens that depend on one another in them; None: as many as are usual
+    states: int | None = None    # start from so many hidden states, learned, in place of counts
     grid: str = "8x8x3"
     steps: int = 1000
     batch: int = 16              # pages
@@ -98,7 +99,8 @@ class Contest:
     def fingerprint(self, name: str, seed: int) -> str:
         "Eight hexadecimal digits of everything that the result depends on; of a text, what is in it, not where it lies."
         text = hashlib.sha256(read_text(self.text).encode()).hexdigest() if self.text else ""
-        said = json.dumps([FORMAT, asdict(self) | {"text": text}, asdict(ENTRIES[name]), seed], sort_keys=True)
+        told = {k: v for k, v in asdict(self).items() if (k, v) != ("states", None)}  # which came later
+        said = json.dumps([FORMAT, told | {"text": text}, asdict(ENTRIES[name]), seed], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:8]
 
 # %% ../nbs/lib/13_contest.ipynb #fa0449ff
@@ -125,15 +127,15 @@ def make(contest: Contest, name: str, seed: int):
     "The untrained model of an entry. ValueError for a name that is not in ENTRIES."
     if name not in ENTRIES: raise ValueError(f"an entry is one of {', '.join(ENTRIES)}; not {name!r}")
     entry, corpus = ENTRIES[name], contest.corpus
-    net = {"width": contest.width, "layers": contest.layers, **entry.net}
-    if entry.kind != "grid": return build_peer(corpus, entry.kind, seed=seed, net=net, chain=contest.chain, order=contest.order)
+    net, start = {"width": contest.width, "layers": contest.layers, **entry.net}, {"chain": contest.chain, "order": contest.order, "states": contest.states}
+    if entry.kind != "grid": return build_peer(corpus, entry.kind, seed=seed, net=net, **start)
     shape = {"glyph": "16x16x1", "one-hot": f"1x{len(corpus.vocabulary)}x1"}.get(entry.code, contest.grid)
     code = entry.code if entry.code not in ("whitened", "permuted") else meant_codebook(corpus, shape, entry.code == "permuted", seed)
     options = {k: v for k, v in entry.options.items() if k != "taught"}
     if "taught" in entry.options:
         if contest.text: raise ValueError("only of the little world is the exact posterior known: nobody can teach another text")
         options["teacher"] = world_control().belief
-    return build(corpus, shape=shape, code=code, seed=seed, net=net, clocks=entry.clocks, chain=contest.chain, order=contest.order, objective=entry.objective, **options)
+    return build(corpus, shape=shape, code=code, seed=seed, net=net, clocks=entry.clocks, objective=entry.objective, **start, **options)
 
 # %% ../nbs/lib/13_contest.ipynb #077290d8
 def paths_of(kind: str, length: int) -> dict[str, dict]:

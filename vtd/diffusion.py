@@ -391,10 +391,10 @@ def codebook_of(corpus: Corpus, code: str, shape: GridShape | str = "8x8x3", see
 
 
 def build(corpus: Corpus, *, shape: GridShape | str = "8x8x3", code: str | Codebook = "binary", seed: int = 0, net: dict | None = None,
-          clocks: dict | None = None, chain: bool | None = None, order: int | None = None, **options) -> GridDiffusion:
+          clocks: dict | None = None, chain: bool | None = None, order: int | None = None, states: int | None = None, **options) -> GridDiffusion:
     "An untrained model for a corpus; it starts from what `vtd.chains.count_chain` counts (a fused network from nothing). `options` as in GridDiffusion. Errors: an unknown code, or a grid too small for the vocabulary."
     codebook = code if isinstance(code, Codebook) else codebook_of(corpus, code, shape, seed)
-    counted = count_chain(corpus, False if chain is None and order is None and (net or {}).get("fused") else chain, order)
+    counted = count_chain(corpus, False if chain is None and order is None and states is None and (net or {}).get("fused") else chain, order, states)
     torch.manual_seed(seed)
     return GridDiffusion(corpus.vocabulary, codebook, corpus.length, corpus.unigram, counted, net=net, clocks=clocks, corpus=corpus.name, **options)
 

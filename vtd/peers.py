@@ -359,9 +359,10 @@ BayesianFlow.bits, BayesianFlow.fill = _flow_bits, _flow_fill
 PEERS = {"masked": MaskedDiffusion, "autoregressive": Autoregressive, "flow": BayesianFlow}
 
 
-def build_peer(corpus: Corpus, kind: str = "masked", *, seed: int = 0, net: dict | None = None, chain: bool | None = None, order: int | None = None) -> Peer:
+def build_peer(corpus: Corpus, kind: str = "masked", *, seed: int = 0, net: dict | None = None, chain: bool | None = None, order: int | None = None,
+               states: int | None = None) -> Peer:
     "An untrained peer for a corpus, with the chain that `vtd.diffusion.build` starts from. ValueError for an unknown kind."
     if kind not in PEERS: raise ValueError(f"a peer is {', '.join(PEERS)}, not {kind!r}")
-    counted = count_chain(corpus, chain, order)
+    counted = count_chain(corpus, chain, order, states)
     torch.manual_seed(seed)
     return PEERS[kind](corpus.vocabulary, corpus.length, corpus.unigram, counted, net=net, corpus=corpus.name)

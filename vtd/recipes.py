@@ -46,6 +46,7 @@ class Recipe:
     chain: bool | None = None      # start from counts; None: up to thousands of tokens
     self_condition: bool = False   # feed the previous estimate back (Analog Bits)
     order: int | None = None       # tokens that depend on one another in those counts; None: 2 in sentences, 3 words, 5 letters
+    states: int | None = None      # start from so many hidden states, learned, in place of counts
     fused: bool = False            # never hold a table of places by tokens: for large vocabularies
     taught: bool = False           # the little world only: learn its exact posterior, not the words of one sentence
     lr: float = 0.01               # AdamW's learning rate
@@ -59,7 +60,7 @@ class Recipe:
     @property
     def told(self) -> dict:
         "Its settings; those that came later only where they are not as usual."
-        usual = {f.name: f.default for f in fields(self) if f.name in ("order", "fused", "stream", "precision", "compile", "accumulate")}
+        usual = {f.name: f.default for f in fields(self) if f.name in ("order", "states", "fused", "stream", "precision", "compile", "accumulate")}
         return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
     @property
@@ -101,7 +102,7 @@ def _model(self: Recipe, corpus: Corpus) -> GridDiffusion:
     net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition}
     if self.fused: net["fused"] = True
     teacher = world_control().belief if self.taught else None
-    return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, order=self.order, teacher=teacher)
+    return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, order=self.order, states=self.states, teacher=teacher)
 
 
 Recipe.windows, Recipe.model = _windows, _model
@@ -126,7 +127,7 @@ def token_file(out: Path, recipe: Recipe) -> Path:
     return out.with_name(f"{out.name}.{replace(recipe, **{k: getattr(Recipe, k) for k in _LATER}).fingerprint}.tokens")
 
 
-_LATER = ("grid", "code", "steps", "minutes", "batch", "width", "layers", "chain", "self_condition", "order", "fused", "lr", "lr_matrix", "seed", "precision",
+_LATER = ("grid", "code", "steps", "minutes", "batch", "width", "layers", "chain", "self_condition", "order", "states", "fused", "lr", "lr_matrix", "seed", "precision",
           "compile", "accumulate", "length")  # no matter to the tokens
 
 # %% ../nbs/lib/10_recipes.ipynb #a1f59a1f
