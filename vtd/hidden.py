@@ -6,7 +6,7 @@
 __all__ = ['SPARE', 'SHARE', 'PATIENCE', 'Arcs', 'pairs_of', 'clones', 'expect', 'ahead_of', 'climb', 'merge', 'tables_of',
            'learn_states']
 
-# %% ../nbs/lib/06_hidden.ipynb #da716586
+# %% ../nbs/lib/06_hidden.ipynb #16ca283d
 import math
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-# %% ../nbs/lib/06_hidden.ipynb #09907d8c
+# %% ../nbs/lib/06_hidden.ipynb #45cc4613
 SPARE = 1e-4  # share of every state's probability that is spread over all arcs, as they are used: nothing is impossible
 
 
@@ -56,7 +56,7 @@ class Arcs:
         whole[self.rows] = values
         return whole.view(self.states, *self.goal.shape)
 
-# %% ../nbs/lib/06_hidden.ipynb #84bb1b86
+# %% ../nbs/lib/06_hidden.ipynb #f84ce78b
 def pairs_of(pages: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
     "Which tokens follow which in pages `(N, L)`, as numbers `(P,)`, and which of those pairs begins at each place `(N, L - 1)`."
     return (pages[:, :-1] * vocab_size + pages[:, 1:]).unique(return_inverse=True)
@@ -71,7 +71,7 @@ def clones(pages: Tensor, pairs: Tensor, where: Tensor, vocab_size: int, each: i
     arcs.weight = arcs.pool(counts[0][:, None, None] * shares[0], counts[1][:, None] * shares[1])
     return arcs
 
-# %% ../nbs/lib/06_hidden.ipynb #618cd8a4
+# %% ../nbs/lib/06_hidden.ipynb #7893b495
 def expect(blocks: Tensor, begin: Tensor, pages: Tensor, where: Tensor) -> tuple[float, Tensor, Tensor]:
     "Log-likelihood of pages `(N, L)` in nats, how often arcs followed arcs `(P, C, C)`, and began a page `(V, C)`; arguments as of `pairs_of` and `Arcs.blocks`."
     flow, began, nats = torch.zeros_like(blocks), torch.zeros_like(begin), 0.0
@@ -97,19 +97,20 @@ def ahead_of(step: list[Tensor], first: Tensor) -> tuple[list[Tensor], list[Tens
         ahead.append(reached / scale[-1])
     return ahead, scale
 
-# %% ../nbs/lib/06_hidden.ipynb #6f6f3611
-SHARE, PATIENCE = 2000, 2  # pages a step; passes without a gain
+# %% ../nbs/lib/06_hidden.ipynb #f5f643e3
+SHARE, PATIENCE = 2000, 2  # pages a step; passes without a gain (more, if a pass is few steps)
 
 
 def climb(arcs: Arcs, pages: Tensor, where: Tensor, seed: int, bar: tqdm) -> float:
     "Learns the weights of arcs from pages `(N, L)`, in place; nats a held-back page in the end."
-    held, share, N = max(1, len(pages) // 30), min(SHARE, len(pages)), len(pages)
+    held, N = max(1, len(pages) // 30), len(pages)
+    parts = -(-(N - held) // SHARE)
     generator, moved, waited, best = torch.Generator().manual_seed(seed), 0, 0, (math.inf, arcs.weight)
-    arcs.weight = arcs.weight * (share / N)
-    while waited <= PATIENCE:
-        for part in (held + torch.randperm(N - held, generator=generator)).split(share):
+    arcs.weight = arcs.weight * (min(SHARE, N) / N)
+    while waited <= max(PATIENCE, 20 // parts):
+        for part in (held + torch.randperm(N - held, generator=generator)).split(SHARE):
             moved += 1
-            rate = (moved + 1) ** -0.5
+            rate = (moved + 1) ** -0.5 if parts > 1 else 1.0  # all pages at once need no memory of others
             arcs.weight = (1 - rate) * arcs.weight + rate * arcs.pool(*expect(*arcs.blocks(), pages[part], where[part])[1:])
         nats = -expect(*arcs.blocks(), pages[:held], where[:held])[0] / held
         best, waited = ((nats, arcs.weight), 0) if nats < best[0] - 1e-3 else (best, waited + 1)
@@ -118,7 +119,7 @@ def climb(arcs: Arcs, pages: Tensor, where: Tensor, seed: int, bar: tqdm) -> flo
     arcs.weight = best[1]
     return best[0]
 
-# %% ../nbs/lib/06_hidden.ipynb #21473cb3
+# %% ../nbs/lib/06_hidden.ipynb #d2ae5009
 def merge(arcs: Arcs, states: int, seed: int) -> Arcs:
     "The same arcs between at most so many states (besides the beginning)."
     V, C = arcs.goal.shape
@@ -150,12 +151,12 @@ def _alike(follows: Tensor, states: int, seed: int) -> Tensor:
 
     used, often = follows.sum(1), follows.sum(1) > 0
     root = (follows[often] / used[often, None]).sqrt().numpy()
-    found = KMeans(min(states, len(np.unique(root, axis=0))), n_init=1, random_state=seed).fit(root, sample_weight=used[often].numpy())
+    found = KMeans(min(states, len(np.unique(root.round(3), axis=0))), n_init=1, random_state=seed).fit(root, sample_weight=used[often].numpy())
     label = torch.zeros(len(follows), dtype=torch.long)
     label[often] = torch.from_numpy(found.labels_).long()
     return label
 
-# %% ../nbs/lib/06_hidden.ipynb #a6d308bd
+# %% ../nbs/lib/06_hidden.ipynb #e1533749
 def tables_of(arcs: Arcs) -> dict[str, np.ndarray]:
     "What is used of arcs: `step (S, N)`, the probability of each arc from each state; `token (N,)` and `goal (N,)` of the arcs. Every token has one."
     used = arcs.table(arcs.weight).sum(0)
@@ -171,7 +172,7 @@ def learn_states(pages: np.ndarray, vocab_size: int, states: int = 400, each: in
 
     `each`: clones of a token to begin with. ValueError for fewer than two states, or pages too few to hold some back, or more clones than memory.
     """
-    pages = torch.from_numpy(np.ascontiguousarray(pages)).long()
+    pages = torch.tensor(np.ascontiguousarray(pages), dtype=torch.long)
     if states < 2 or each < 2: raise ValueError(f"states and clones of a token are 2 or more, not {states} and {each}")
     if len(pages) < 100 or pages.shape[1] < 2: raise ValueError(f"{len(pages)} pages of {pages.shape[1]} tokens are too few to learn states from: 100 of 2")
     pairs, where = pairs_of(pages, vocab_size)

@@ -102,7 +102,7 @@ def note_counting(out: Standing, contest: Contest) -> None:
     held = torch.as_tensor(contest.corpus.valid[: contest.windows].copy())
     net = make(contest, "masked", 0).net
     chains = {"start": counted(net)}
-    if net.counted and contest.text: chains |= {key("counted", str(order)): count_chain(contest.corpus, order=order) for order in range(2, net.counted.memory + 2)}
+    if net.counted and contest.text and not contest.states: chains |= {key("counted", str(order)): count_chain(contest.corpus, order=order) for order in range(2, net.counted.memory + 2)}
     out.numbers |= {name: lab.Number(float(chain.nats(held).sum()) / math.log(2) / held.numel()) for name, chain in chains.items()}
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #7ba0524a
@@ -150,7 +150,7 @@ def curve_of(each: list[dict]) -> list[list[float]]:
     return [[step, round(float(np.mean([r["curve"][k][1] for r in each])), 4)] for k, (step, _) in enumerate(each[0]["curve"])]
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #15a18078
-def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: int = 12, sentences: int = 10000, chain: bool = False, order: int = 0, grid: str = "8x8x3",
+def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: int = 12, sentences: int = 10000, chain: bool = False, order: int = 0, states: int = 0, grid: str = "8x8x3",
         entries: list[str] = ["grid", "masked", "autoregressive", "flow"],  # noqa: B006
         variants: list[str] = ["whitened", "permuted"],  # noqa: B006
         steps: int = 70, batch: int = 32, width: int = 64, layers: int = 2, seeds: list[int] = [0, 1, 2], windows: int = 64, draws: int = 4,  # noqa: B006
@@ -159,7 +159,7 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
     if "grid" not in entries + variants: raise ValueError("grid must be among the entries: all else is compared to it")
     if not seeds: raise ValueError("seeds is empty: name one or more")
     if pages and not (calls and temperatures): raise ValueError("pages are written with some number of calls, at some temperature: name both, or pages: 0")
-    common = {"text": str(lab.root() / text) if text else "", "tokens": tokens, "vocabulary": vocabulary, "length": length, "sentences": sentences, "chain": chain, "order": order or None, "grid": grid,
+    common = {"text": str(lab.root() / text) if text else "", "tokens": tokens, "vocabulary": vocabulary, "length": length, "sentences": sentences, "chain": chain, "order": order or None, "states": states or None, "grid": grid,
               "steps": steps, "batch": batch, "width": width, "layers": layers, "windows": windows, "draws": draws}
     contest, ablation = Contest(**common, pages=pages, calls=tuple(calls), temperatures=tuple(temperatures)), Contest(**common, pages=0, calls=())
     folder = lab.root() / work if not Path(work).is_absolute() else Path(work)
