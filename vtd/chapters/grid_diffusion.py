@@ -59,6 +59,7 @@ def note_bits(out: Standing, runs: dict[str, list[dict]], length: int) -> None:
     for name, path in ((a, p) for a in runs if ENTRIES[a].kind == "grid" and "masked" in runs for p in runs[a][0]["bits"]):
         n[key(name, path, "minus masked")] = over_seeds([g["bits"][path]["value"] - standard(m) for g, m in zip(runs[name], runs["masked"], strict=True)])
     if "exact" in out.numbers:  # of a sentence, over what the language itself asks
+        n["excess_start"] = lab.Number(length * (n["start"].value - n["exact"].value))
         for name, each in runs.items():
             for path in each[0]["bits"]: n[key("excess", name, path)] = over_seeds([length * (r["bits"][path]["value"] - n["exact"].value) for r in each])
     for a, b in (("flow", "masked"), ("masked", "autoregressive"), ("grid", "autoregressive")):
