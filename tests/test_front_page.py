@@ -92,7 +92,7 @@ def written(page):
 def test_the_graph_gives_the_logits_of_the_network(model, site):
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(site / "assets/live/model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(gzip.decompress((site / "assets/live/model.onnx.bin").read_bytes()), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     for pages in (1, 5):
         ids = torch.randint(len(model.vocabulary), (pages, model.length), generator=generator)

@@ -8,6 +8,7 @@ __all__ = ['CONF', 'MENDS', 'FETCHED', 'IMPORTED', 'mathml', 'setup', 'mend', 'c
 # %% ../nbs/lib/22_site.ipynb #402a588c
 import contextlib
 import functools
+import gzip
 import hashlib
 import html
 import json
@@ -59,14 +60,15 @@ def _put_live(target: Path) -> None:
         return
     from vtd import browser, diffusion
 
-    made = [lab._package() / f"{name}.py" for name in ("browser", "clocks", "denoiser", "diffusion", "sampling")]
+    made = [lab._package() / f"{name}.py" for name in ("browser", "chains", "clocks", "denoiser", "diffusion", "sampling")]
     files = [lab._package() / "models" / "default.safetensors", *made]
     kept = lab.root() / "_proc" / "live" / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
     if not (kept / "model.json").is_file():  # it is written last
         kept.mkdir(parents=True, exist_ok=True)
         browser.export(diffusion.GridDiffusion.load(), kept)
-    shutil.copy(kept / "model.onnx", target)
-    told = json.loads((kept / "model.json").read_text(encoding="utf-8"))
+    graph = target / "model.onnx.bin"  # gzipped, and unpacked by the page: as .gz some servers would unpack it themselves, some not
+    graph.write_bytes(gzip.compress((kept / "model.onnx").read_bytes(), 9, mtime=0))
+    told = json.loads((kept / "model.json").read_text(encoding="utf-8")) | {"bytes": graph.stat().st_size}
     told["runtime"] = sum((target / name).stat().st_size for name in ("ort.min.js", "ort.wasm.bin"))
     lab.write_text(target / "model.json", json.dumps(told, ensure_ascii=False, separators=(",", ":")))
 

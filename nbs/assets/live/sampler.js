@@ -116,7 +116,7 @@ const fetched = async url => {
 };
 export const openNetwork = async (told, here) => {
   const [ort, wasm, graph] = await Promise.all([import(new URL("ort.min.js", here)),
-    fetched(new URL("ort.wasm.bin", here)).then(gunzip), fetched(new URL(`model.onnx?${told.digest}`, here))]);
+    fetched(new URL("ort.wasm.bin", here)).then(gunzip), fetched(new URL(`model.onnx.bin?${told.digest}`, here)).then(gunzip)]);
   Object.assign(ort.env.wasm, {wasmBinary: wasm, numThreads: 1, proxy: false});
   ort.env.logLevel = "error";
   const session = await ort.InferenceSession.create(new Uint8Array(graph), {executionProviders: ["wasm"]});
