@@ -6,8 +6,8 @@ The browser runs ONNX Runtime Web on one thread, as the front page does; a call 
 (`network`), and the network with the sampler's own arithmetic (`step`). One page goes before, unmeasured. Python has one thread, too.
 """
 import argparse
-import gzip
 import functools
+import gzip
 import http.server
 import json
 import os
