@@ -130,9 +130,10 @@ def states_file(out: Path, recipe: Recipe) -> Path:
     return out.with_name(f"{out.name}.{recipe.fingerprint}.states")
 
 
-def _begin(recipe: Recipe, corpus: Corpus, path: Path, first: bool) -> GridDiffusion:
+def _begin(recipe: Recipe, corpus: Corpus, path: Path, first: bool, say: Callable) -> GridDiffusion:
     "The untrained model; hidden states are learned once and kept in a file, so that a stopped training need not learn them anew."
     if recipe.states and path.exists(): corpus.__dict__["learned"] = {recipe.states: dict(np.load(path))}
+    elif recipe.states: say(f"learning {recipe.states} hidden states from {len(corpus.train):,} pages first; that can take minutes")
     model = recipe.model(corpus)
     if recipe.states and first and not path.exists():
         held = io.BytesIO()
@@ -171,7 +172,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", again: bool 
     if recipe.streams and processes.first: recipe.corpus(store)  # a token file is cut by one
     processes.wait()
     corpus = recipe.corpus(store)
-    model = _begin(recipe, corpus, states_file(out, recipe), processes.first)
+    model = _begin(recipe, corpus, states_file(out, recipe), processes.first, say)
     data = recipe.windows(corpus, store)
     say(f"{data if recipe.streams else corpus}\n{model} on {place}" + (f", {processes.size} processes" if processes.size > 1 else ""))
     history = fit(model, data, steps=recipe.steps, minutes=recipe.minutes, lr=recipe.lr, lr_matrix=recipe.lr_matrix,
