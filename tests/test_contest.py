@@ -62,6 +62,14 @@ def test_the_fingerprint_knows_every_setting():
     assert len(prints) == 4
 
 
+@pytest.mark.parametrize("name, before", [("shared levels", "grid"), ("masked by its bound", "masked")])
+def test_what_was_before_is_an_entry_now(name, before, tmp_path):
+    """`shared` contests (as records from before 2026-11-27 are) train as the entries of those names, and autoregression does not care."""
+    one, same, other = c.play(SMALL, name, 0, tmp_path), c.play(replace(SMALL, shared=True), before, 0, tmp_path), c.play(SMALL, before, 0, tmp_path)
+    assert one["bits"] == same["bits"] != other["bits"]
+    assert replace(SMALL, shared=True).fingerprint("autoregressive", 0) == SMALL.fingerprint("autoregressive", 0)
+
+
 def test_permuted_codewords_are_the_same_codewords():
     one, other = (c.meant_codebook(SMALL.corpus, "8x8x1", permuted, 0) for permuted in (False, True))
     rows = [{tuple(row) for row in (book.patterns.flatten(1) * 255).round().int().tolist()} for book in (one, other)]

@@ -63,6 +63,18 @@ def test_with_the_exact_posterior_every_order_gives_the_language(world, pages, m
     assert abs(found.mean()) < 3 * found.std() / len(found) ** 0.5
 
 
+@torch.no_grad()
+def test_the_bound_is_an_objective_and_hidden_tokens_alike_another(trained, pages, monkeypatch):
+    """Averaged over many numbers of hidden places, one is the bound; the other weighs pages by what they hide, where more is unknown."""
+    model, said = trained["masked"], {}
+    for objective in ("bound", "categorical"):
+        monkeypatch.setattr(model, "objective", objective)
+        said[objective] = np.mean([model.loss(pages, torch.Generator().manual_seed(seed)).item() for seed in range(40)]) / math.log(2)
+    assert abs(said["bound"] / model.bits(pages, draws=40).bits_per_token - 1) < 0.02
+    assert said["categorical"] > 1.05 * said["bound"]
+    with pytest.raises(ValueError, match="categorical or bound"): build_peer(little_world.corpus(100), "masked", objective="cells")
+
+
 def test_a_few_places_of_each_page_tell_an_orders_bits(trained, pages):
     """Right on average over seeds, and nearer than what pages differ by."""
     model = trained["masked"]

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from .automata import log2_probability
+from .clocks import SHARED
 from .code_length import Control, counted, world_control
 from .codebook import Codebook
 from .codes import even, from_signal
@@ -59,6 +60,7 @@ ENTRIES = {
     "cells": Entry(objective="cells"), "bound": Entry(objective="bound"), "plain head": Entry(net={"analytic": False}),
     "self-conditioning": Entry(net={"self_condition": True}),
     "together only": Entry(clocks={"together": 1.0}), "no paths": Entry(clocks={"together": 1.0, "known": 1.0}),
+    "shared levels": Entry(clocks=SHARED), "masked by its bound": Entry("masked", objective="bound"),
     "even levels": Entry(options={"even_levels": True}), "two stages": Entry(options={"reconstruct_first": 0.3}), "taught": Entry(options={"taught": True}),
     "no tables": Entry(net={"fused": True}),
 }
@@ -79,6 +81,7 @@ class Contest:
     chain: bool | None = None    # start from counts; None: up to thousands of tokens
     order: int | None = None     # tokens that depend on one another in them; None: as many as are usual
     states: int | None = None    # start from so many hidden states, learned, in place of counts
+    shared: bool = False         # train as before: places of a page share their level, pages of masked diffusion weigh as in its bound
     grid: str = "8x8x3"
     steps: int = 1000
     batch: int = 16              # pages
@@ -99,7 +102,8 @@ class Contest:
     def fingerprint(self, name: str, seed: int) -> str:
         "Eight hexadecimal digits of everything that the result depends on; of a text, what is in it, not where it lies."
         text = hashlib.sha256(read_text(self.text).encode()).hexdigest() if self.text else ""
-        told = {k: v for k, v in asdict(self).items() if (k, v) != ("states", None)}  # which came later
+        alike = self.shared or ENTRIES[name].kind in ("autoregressive", "flow")  # `shared` came later, and these two do not hear of it
+        told = {k: v for k, v in asdict(self).items() if (k, v) != ("states", None) and not (k == "shared" and alike)}
         said = json.dumps([FORMAT, told | {"text": text}, asdict(ENTRIES[name]), seed], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:8]
 
@@ -128,6 +132,7 @@ def make(contest: Contest, name: str, seed: int):
     if name not in ENTRIES: raise ValueError(f"an entry is one of {', '.join(ENTRIES)}; not {name!r}")
     entry, corpus = ENTRIES[name], contest.corpus
     net, start = {"width": contest.width, "layers": contest.layers, **entry.net}, {"chain": contest.chain, "order": contest.order, "states": contest.states}
+    if entry.kind == "masked": start["objective"] = "bound" if contest.shared else entry.objective
     if entry.kind != "grid": return build_peer(corpus, entry.kind, seed=seed, net=net, **start)
     shape = {"glyph": "16x16x1", "one-hot": f"1x{len(corpus.vocabulary)}x1"}.get(entry.code, contest.grid)
     code = entry.code if entry.code not in ("whitened", "permuted") else meant_codebook(corpus, shape, entry.code == "permuted", seed)
@@ -135,7 +140,7 @@ def make(contest: Contest, name: str, seed: int):
     if "taught" in entry.options:
         if contest.text: raise ValueError("only of the little world is the exact posterior known: nobody can teach another text")
         options["teacher"] = world_control().belief
-    return build(corpus, shape=shape, code=code, seed=seed, net=net, clocks=entry.clocks, objective=entry.objective, **start, **options)
+    return build(corpus, shape=shape, code=code, seed=seed, net=net, clocks=entry.clocks or (SHARED if contest.shared else None), objective=entry.objective, **start, **options)
 
 # %% ../nbs/lib/13_contest.ipynb #077290d8
 def paths_of(kind: str, length: int) -> dict[str, dict]:

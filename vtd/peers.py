@@ -61,14 +61,18 @@ def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tens
 class MaskedDiffusion(Peer):
     """Masked diffusion with the network of the grids: a shown token is certain evidence, a hidden one none.
 
-    The same arguments as GridDiffusion, less the codebook. Source: Sahoo et al. 2024 (arXiv 2406.07524), Shi et al. 2024 (arXiv 2406.04329).
+    The same arguments as GridDiffusion, less the codebook. `objective`: what training minimises, the cross-entropy of hidden tokens
+    (`categorical`) or the bound itself (`bound`), which differ in how pages weigh. Source: Sahoo et al. 2024 (arXiv 2406.07524), Shi et al. 2024 (arXiv 2406.04329).
     """
 
     SURE, STRENGTH = 40.0, (8.0, -6.0)  # evidence for a shown token in nats; how strong a shown and a hidden place seem
 
-    def __init__(self, vocabulary: Vocabulary, length: int, frequencies, counted: Counted | None = None, *, net: dict | None = None, corpus: str = ""):
+    def __init__(self, vocabulary: Vocabulary, length: int, frequencies, counted: Counted | None = None, *, net: dict | None = None,
+                 objective: str = "categorical", corpus: str = ""):
+        if objective not in ("categorical", "bound"): raise ValueError(f"objective is categorical or bound, not {objective!r}")
         log_prior = torch.as_tensor(frequencies, dtype=torch.float32).log()
         super().__init__(vocabulary, length, BeliefNet(log_prior, counted, **(net or {})), corpus)
+        self.objective = objective
 
     def evidence(self, ids: Tensor, hidden: Tensor) -> Tensor:
         "Log-evidence `(B, L, V)` of pages `ids (B, L)` of which some places are `hidden (B, L)`."
@@ -85,12 +89,13 @@ class MaskedDiffusion(Peer):
 
 # %% ../nbs/lib/10_peers.ipynb #196836ba
 def _masked_loss(self: MaskedDiffusion, ids: Tensor, generator: torch.Generator) -> Tensor:
-    "The bound per place, in nats, from one random number of hidden places a page; numbers are spread evenly over the pages."
+    "Mean nats of hidden tokens, one random number of them a page; numbers are spread evenly over the pages. As in the bound, every page weighs the same; else, every hidden token."
     B, L = ids.shape
     even = (torch.randperm(B, generator=generator, device=ids.device) + torch.rand(B, generator=generator, device=ids.device)) / B
     count = (even * L).long().clamp(max=L - 1) + 1
     hidden = torch.rand(B, L, generator=generator, device=ids.device).argsort(1).argsort(1) < count[:, None]
-    return ((self.surprise(ids, hidden) * hidden).sum(1) / count).mean()
+    nats = (self.surprise(ids, hidden) * hidden).sum(1)
+    return (nats / count).mean() if self.objective == "bound" else nats.sum() / count.sum()
 
 
 MaskedDiffusion.loss = _masked_loss
@@ -360,9 +365,9 @@ PEERS = {"masked": MaskedDiffusion, "autoregressive": Autoregressive, "flow": Ba
 
 
 def build_peer(corpus: Corpus, kind: str = "masked", *, seed: int = 0, net: dict | None = None, chain: bool | None = None, order: int | None = None,
-               states: int | None = None) -> Peer:
-    "An untrained peer for a corpus, with the chain that `vtd.diffusion.build` starts from. ValueError for an unknown kind."
+               states: int | None = None, **options) -> Peer:
+    "An untrained peer for a corpus, with the chain that `vtd.diffusion.build` starts from; `options` as in its class. ValueError for an unknown kind."
     if kind not in PEERS: raise ValueError(f"a peer is {', '.join(PEERS)}, not {kind!r}")
     counted = count_chain(corpus, chain, order, states)
     torch.manual_seed(seed)
-    return PEERS[kind](corpus.vocabulary, corpus.length, corpus.unigram, counted, net=net, corpus=corpus.name)
+    return PEERS[kind](corpus.vocabulary, corpus.length, corpus.unigram, counted, net=net, corpus=corpus.name, **options)

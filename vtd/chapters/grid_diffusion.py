@@ -68,7 +68,7 @@ def note_bits(out: Standing, runs: dict[str, list[dict]], length: int) -> None:
 
 def note_variants(out: Standing, runs: dict[str, list[dict]], variants: list[str]) -> None:
     """What one change makes of the grid's bound (all together), paired by seed; and the questions of meaning."""
-    pairs = [(v, "grid") for v in variants] + [("permuted", "whitened"), ("spherical", "whitened"), ("learned", "whitened"), ("spherical", "permuted")]
+    pairs = [(v, "grid") for v in variants if ENTRIES[v].kind == "grid"] + [("masked by its bound", "masked"), ("permuted", "whitened"), ("spherical", "whitened"), ("learned", "whitened"), ("spherical", "permuted")]
     for a, b in pairs:
         if a in runs and b in runs: out.numbers[key(a, "minus", b)] = over_seeds([standard(x) - standard(y) for x, y in zip(runs[a], runs[b], strict=True)])
     for name, each in runs.items():
@@ -151,7 +151,7 @@ def curve_of(each: list[dict]) -> list[list[float]]:
     return [[step, round(float(np.mean([r["curve"][k][1] for r in each])), 4)] for k, (step, _) in enumerate(each[0]["curve"])]
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #15a18078
-def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: int = 12, sentences: int = 10000, chain: bool = False, order: int = 0, states: int = 0, grid: str = "8x8x3",
+def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: int = 12, sentences: int = 10000, chain: bool = False, order: int = 0, states: int = 0, shared: bool = False, grid: str = "8x8x3",
         entries: list[str] = ["grid", "masked", "autoregressive", "flow"],  # noqa: B006
         variants: list[str] = ["whitened", "permuted"],  # noqa: B006
         steps: int = 70, batch: int = 32, width: int = 64, layers: int = 2, seeds: list[int] = [0, 1, 2], windows: int = 64, draws: int = 4,  # noqa: B006
@@ -160,7 +160,7 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
     if "grid" not in entries + variants: raise ValueError("grid must be among the entries: all else is compared to it")
     if not seeds: raise ValueError("seeds is empty: name one or more")
     if pages and not (calls and temperatures): raise ValueError("pages are written with some number of calls, at some temperature: name both, or pages: 0")
-    common = {"text": str(lab.root() / text) if text else "", "tokens": tokens, "vocabulary": vocabulary, "length": length, "sentences": sentences, "chain": chain, "order": order or None, "states": states or None, "grid": grid,
+    common = {"text": str(lab.root() / text) if text else "", "tokens": tokens, "vocabulary": vocabulary, "length": length, "sentences": sentences, "chain": chain, "order": order or None, "states": states or None, "shared": shared, "grid": grid,
               "steps": steps, "batch": batch, "width": width, "layers": layers, "windows": windows, "draws": draws}
     contest, ablation = Contest(**common, pages=pages, calls=tuple(calls), temperatures=tuple(temperatures)), Contest(**common, pages=0, calls=())
     folder = lab.root() / work if not Path(work).is_absolute() else Path(work)
