@@ -38,9 +38,9 @@ def many_words(V=8_000, pages=40, length=16):
 
 def test_the_training_loss_is_that_of_the_table(model, world):
     ids, seed = torch.as_tensor(world.train[:16]), 3
-    lean = model.loss(ids, torch.Generator().manual_seed(seed))
     g = torch.Generator().manual_seed(seed)
-    levels = model._levels(ids, g)
+    levels = model._levels(ids, g)  # before the loss, which tells the schedule what it saw
+    lean = model.loss(ids, torch.Generator().manual_seed(seed))
     noise = torch.randn((*ids.shape, model.codebook_signal.shape[1]), generator=g)
     noisy = torch.isfinite(levels)
     table = F.cross_entropy(model.net(mix(model.codebook_signal[ids], noise, levels), levels)[noisy], ids[noisy])
