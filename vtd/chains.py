@@ -240,7 +240,7 @@ class HiddenChain(Counted):
     @torch.no_grad()
     def context(self, evidence: Tensor) -> Tensor:
         seen = (evidence - evidence.amax(-1, keepdim=True)).exp().permute(1, 2, 0).contiguous()
-        ahead, arcs, said = self.begin(len(evidence)), [], []
+        ahead, arcs, said = self.begin(evidence.shape[0]), [], []  # `len` would be a constant in an exported network
         for here in seen.unbind():
             arcs.append(self.step.mT @ ahead)
             ahead = self.gather(arcs[-1] * here.index_select(0, self.token), self.goal, len(self.step))
