@@ -293,7 +293,7 @@ def test_the_player_plays(tmp_path):
     sync = pytest.importorskip("playwright.sync_api")
     levels = [[t / 4] * 6 for t in range(5)]
     words = [*captions()[:4], [EVIL] * 6]
-    draw_player(frames(), words, levels, alt="noise", seconds=0.5).save(tmp_path / "player.html")
+    draw_player(frames(), words, levels, alt="noise", seconds=4.0).save(tmp_path / "player.html")
     with sync.sync_playwright() as driver:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
@@ -321,7 +321,7 @@ def test_the_player_plays(tmp_path):
         assert all(url.startswith(("file:", "data:")) for url in requests)
         moving = browser.new_context(reduced_motion="no-preference").new_page()
         moving.goto((tmp_path / "player.html").as_uri())
-        moving.wait_for_function("document.querySelector('input').value == '1'")  # it has started by itself
+        moving.wait_for_function("document.querySelector('input').value == '1'")  # it has started by itself; each frame stays long enough to be seen on a busy machine
         browser.close()
 
 
