@@ -7,6 +7,7 @@ import torch
 
 from vtd.automata import log2_probability
 from vtd.chapters.writing_pages import write_exactly
+from vtd.clocks import draw_clocks
 from vtd.diffusion import GridDiffusion, Writing, build
 from vtd.recipes import PATHS
 from vtd.sampling import SAMPLERS, Belief, clock_path, ranks
@@ -143,6 +144,15 @@ def test_a_teacher_is_learned_and_only_the_little_world_has_one(world):
     model.net.forward = lambda z, levels, previous=None, clue=None: world_control().belief(model.net.loglik(z, levels))
     assert model.loss(ids, torch.Generator().manual_seed(1)).item() < 1e-6
     with pytest.raises(TrainingError, match="only the little world"): Recipe(text="x.txt", taught=True).model(world)
+
+
+def test_every_place_has_a_level_of_its_own(default):
+    """Independent levels: what one place knows tells nothing of the next; by the arcsine law 41 % lie in the outer tenths. A misspelt clock is told."""
+    low, high = (default.schedule.level(torch.tensor(u))[0] for u in (0.1, 0.9))
+    levels = draw_clocks(default.schedule, 4000, 2, torch.Generator().manual_seed(0), {"independent": 1.0})
+    assert abs(torch.corrcoef(levels.T)[0, 1]) < 0.05
+    assert abs(((levels < low) | (levels > high)).float().mean() - 0.41) < 0.02
+    with pytest.raises(ValueError, match="not indepedent"): draw_clocks(default.schedule, 2, 2, torch.Generator(), {"indepedent": 1.0})
 
 
 def test_objectives_codes_and_stages_train(world):

@@ -89,7 +89,7 @@ class MaskedDiffusion(Peer):
 
 # %% ../nbs/lib/10_peers.ipynb #196836ba
 def _masked_loss(self: MaskedDiffusion, ids: Tensor, generator: torch.Generator) -> Tensor:
-    "Mean nats of hidden tokens, one random number of them a page; numbers are spread evenly over the pages. As in the bound, every page weighs the same; else, every hidden token."
+    "Mean nats of hidden tokens, one random number of them a page; numbers are spread evenly over the pages. All of them weigh the same, or with the bound as objective all pages."
     B, L = ids.shape
     even = (torch.randperm(B, generator=generator, device=ids.device) + torch.rand(B, generator=generator, device=ids.device)) / B
     count = (even * L).long().clamp(max=L - 1) + 1
