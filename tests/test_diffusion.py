@@ -35,12 +35,13 @@ def test_no_bound_falls_below_the_exact_value(model, path, world, request):
     assert excess.mean() + 2.6 * excess.std() / len(excess) ** 0.5 > 0
 
 
-def test_with_the_exact_posterior_the_bound_is_the_exact_value(small, world, monkeypatch):
-    """The yardstick itself: forward-backward as the denoiser gives the language's own bits."""
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_with_the_exact_posterior_the_bound_is_the_exact_value(path, small, world, monkeypatch):
+    """The yardstick itself: forward-backward as the denoiser gives the language's own bits, on every path; the control is another model, counted pairs."""
     def exact(self, z, log_snr, previous=None, clue=None):
         return torch.from_numpy(np.log(np.maximum(little_world.posterior(self.loglik(z, log_snr).double().numpy()), 1e-30))).float()
     monkeypatch.setattr(type(small.net), "forward", exact)
-    bound = small.bits(torch.as_tensor(world.valid[:200]), draws=12)
+    bound = small.bits(torch.as_tensor(world.valid[:200]), draws=12, **path)
     gap = bound.per_text + log2_probability(little_world.automaton, world.valid[:200])
     assert abs(gap.mean() - 0.024) < 3 * gap.std() / len(gap) ** 0.5   # 0.024: twelve times the prior term
 

@@ -151,32 +151,39 @@ class _Path:
         z = mix(self.clean, noise, levels)
         return self.net(z, levels).log_softmax(-1), self.net.loglik(z, levels), 0.5 * level.exp() * slope
 
+    def starts(self, group: Tensor, control: Control) -> list[tuple[Tensor, int]]:
+        "First words on a group `(N, L, V)`, before its own grids tell: the denoiser's, and the control's with sign -1. None where all go together."
+        if self.groups == 1: return []
+        ready = 1 - 1 / self.overlap  # those before have just arrived; this noise is its own, what comes later is free of it
+        first, evidence, _ = self.look(group, ready, blind=True)
+        return [(first, 1), (control.belief(evidence), -1)]
+
     def error(self, belief: Tensor) -> Tensor: return (self.clean - belief.exp() @ self.net.codewords).square().sum(-1)
 
     def surprise(self, belief: Tensor) -> Tensor: return -belief.gather(-1, self.ids[..., None])[..., 0]
 
 # %% ../nbs/lib/10_code_length.ipynb #8dff37f9
-def _known(path: _Path, group: Tensor, control: Control | None) -> tuple[Callable[[Tensor], Tensor], Tensor | float]:
-    "The known model of one group of places: its log-belief from evidence, and nats `(N, L)` that it adds by itself."
-    if control is not None: return control.belief, 0.0
-    ready = 1 - 1 / path.overlap  # those before have just arrived; this noise is its own, what comes later is free of it
-    start = path.look(group, ready, blind=True)[0]
-    return lambda evidence: (start + evidence).log_softmax(-1), path.surprise(start)
+def _own(start: Tensor, evidence: Tensor) -> Tensor:
+    "Log-belief of who holds on to a first word, and takes in evidence by Bayes' rule."
+    return (start + evidence).log_softmax(-1)
 
 
-def _flow(path: _Path, group: Tensor, moment: Tensor, control: Control | None) -> Tensor:
-    "Diffusion nats `(N,)` of one group of places from one moment of its way, beyond the known model's; plus that model's own."
-    known, own = _known(path, group, control)
+def _flow(path: _Path, group: Tensor, moment: Tensor, control: Control) -> Tensor:
+    "Diffusion nats `(N,)` of one group of places from one moment of its way, beyond those of the controls."
+    starts = path.starts(group, control)
     belief, evidence, weight = path.look(group, moment)
-    nats = weight * (path.error(belief) - path.error(known(evidence))) + own
+    nats = weight * (path.error(belief) - path.error(control.belief(evidence)))
+    for start, sign in starts: nats = nats + sign * (path.surprise(start) - weight * path.error(_own(start, evidence)))
     return torch.where(path.rank == group, nats, 0.0).sum(-1)
 
 
-def _read_out(path: _Path, group: Tensor, control: Control | None) -> tuple[Tensor, Tensor]:
-    "Nats `(N,)` of one group of places at the moment it is read out: the denoiser's, and the known model's."
+def _read_out(path: _Path, group: Tensor, control: Control) -> tuple[Tensor, Tensor]:
+    "Nats `(N,)` of one group of places at the moment it is read out: the denoiser's, and those that the controls' totals hold."
+    starts = path.starts(group, control)
     belief, evidence, _ = path.look(group, 1.0)
-    both = path.surprise(belief), path.surprise(_known(path, group, control)[0](evidence))
-    return tuple(torch.where(path.rank == group, nats, 0.0).sum(-1) for nats in both)
+    held = path.surprise(control.belief(evidence))
+    for start, sign in starts: held = held + sign * path.surprise(_own(start, evidence))
+    return tuple(torch.where(path.rank == group, nats, 0.0).sum(-1) for nats in (path.surprise(belief), held))
 
 
 def prior_nats(schedule: Schedule, clean: Tensor) -> Tensor:
@@ -191,18 +198,17 @@ def page_bits(net: GridDenoiser, schedule: Schedule, ids: Tensor, *, order: str 
               draws: int = 8, seed: int = 0, control: Control | None = None) -> dict[str, Tensor]:
     """Prior, diffusion and reconstruction bits `(N,)` of pages `ids (N, L)` along a clock path, from `draws` of the noise.
 
-    `control`: an exactly known model of whole pages; by default the counted chain where all places go together, and
-    otherwise the denoiser's own first word on each place. Fewer draws than groups of places visit a random part of them;
-    more are rounded up to whole rounds. Too high by less than the prior term, never too low (in expectation).
+    `control`: an exactly known model of whole pages, by default the counted chain. Fewer draws than groups of places visit
+    a random part of them; more are rounded up to whole rounds. Too high by less than the prior term, never too low (in expectation).
     """
     path = _Path(net, schedule, ids, order, overlap, seed)
-    if control is None and path.groups == 1: control = counted(net)
+    control = control or counted(net)
     rounds = -(-draws // path.groups)
     if rounds > 1: draws = rounds * path.groups
     groups = [path.group(k) for k in range(draws)]
     flows = [_flow(path, group, path.even(k // path.groups, rounds), control) for k, group in enumerate(groups)]
     reads = [_read_out(path, group, control) for group in groups[::4]]  # the read-out hardly varies
-    flow, read, spare = (path.groups * torch.stack(part).mean(0) for part in (flows, *zip(*reads, strict=True)))
-    flow = flow - spare + (0.0 if control is None else control.nats(ids))  # the known total holds a read-out too
+    flow, read, held = (path.groups * torch.stack(part).mean(0) for part in (flows, *zip(*reads, strict=True)))
+    flow = flow - held + control.nats(ids)  # known totals hold a read-out too
     terms = {"prior": prior_nats(schedule, path.clean), "diffusion": flow, "reconstruction": read}
     return {name: nats / math.log(2) for name, nats in terms.items()}

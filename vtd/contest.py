@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENTRIES', 'FORMAT', 'Entry', 'Contest', 'meaning', 'meant_codebook', 'make', 'paths_of', 'ways_of', 'written',
-           'bound_of', 'holes_in', 'surprise_of', 'infill', 'known_model', 'measure', 'error_meaning', 'where',
-           'trained', 'play', 'play_all', 'counted_bits']
+           'bound_of', 'holes_in', 'surprise_of', 'infill', 'measure', 'error_meaning', 'where', 'trained', 'play',
+           'play_all', 'counted_bits']
 
 # %% ../nbs/lib/13_contest.ipynb #93484e2b
 import hashlib
@@ -26,7 +26,7 @@ import torch
 
 from .automata import log2_probability
 from .clocks import SHARED
-from .code_length import Control, counted, world_control
+from .code_length import world_control
 from .codebook import Codebook
 from .codes import even, from_signal
 from .denoiser import mix
@@ -66,7 +66,7 @@ ENTRIES = {
 }
 
 # %% ../nbs/lib/13_contest.ipynb #d7d57ed6
-FORMAT = 2  # of a result; those of another are played again
+FORMAT = 3  # of a result; those of another are played again
 
 
 @dataclass(frozen=True)
@@ -210,20 +210,13 @@ def infill(model, kind: str, contest: Contest, seed: int, holes: tuple[int, ...]
     return found
 
 # %% ../nbs/lib/13_contest.ipynb #f549d1bd
-def known_model(model, contest: Contest) -> Control | None:
-    "What is known exactly and has most in common with a grid model: the little world itself, or the chain counted from a text."
-    if contest.text: return counted(model.net) if model.net.counted else None
-    return None if contest.chain is False else world_control()
-
-
 def measure(model, contest: Contest, kind: str, seed: int) -> dict:
     "All that a contest asks of a trained model, ready for JSON; without pages to write, only the bound along the standard path."
     corpus = contest.corpus
     held, found = torch.as_tensor(corpus.valid[: contest.windows].copy()), {"bits": {}, "written": {}, "examples": {}}
-    known = known_model(model, contest) if kind == "grid" else None
+    known = None if contest.text or contest.chain is False else world_control()  # or the counted chain
     for path, options in list(paths_of(kind, corpus.length).items())[: None if contest.pages else 1]:
-        own = not contest.text and options.get("order") != "together" and options.get("overlap", 1) == 1  # one by one, a sentence's first word is the better control
-        bound = bound_of(model, kind, held, options, contest.draws, None if own else known)
+        bound = bound_of(model, kind, held, options, contest.draws, known)
         found["bits"][path] = {"value": bound.bits_per_token, "terms": bound.terms, "texts": (bound.per_text / corpus.length).round(5).tolist()}
     if not contest.pages: return found
     judge = Judge(corpus)

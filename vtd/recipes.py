@@ -20,7 +20,8 @@ import torch
 
 from .automata import log2_probability
 from .chains import HiddenChain, NGramChain
-from .code_length import counted, world_control
+from .clocks import CLOCKS
+from .code_length import world_control
 from .diffusion import GridDiffusion, build
 from .grids import atomic_write
 from .ngrams import ngram_bits
@@ -74,11 +75,11 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        "Sixteen hexadecimal digits that name the recipe and the very text it reads."
+        "Sixteen hexadecimal digits that name the recipe, the very text it reads, and the clocks of this version of vtd."
         content = ""
         if self.text and Path(self.text).is_file():
             with open(self.text, "rb") as file: content = hashlib.file_digest(file, "sha256").hexdigest()
-        return hashlib.sha256(json.dumps([self.told, content], sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.told, content, CLOCKS], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def streams(self) -> bool:
@@ -220,13 +221,13 @@ def judge_bits(model: GridDiffusion, corpus: Corpus, *, windows: int = 300, draw
 
     A model that starts from long contexts, or from hidden states, has most in common with them: they take out the noise, and few `draws` will do."""
     near = isinstance(model.net.counted, NGramChain | HiddenChain)
-    control, draws = counted(model.net) if near else None, draws or (3 if near else 12)
+    draws = draws or (3 if near else 12)
     corpus = replace_valid(corpus, windows)
     orders = [n for n in (1, 2, 3, 4, 5) if len(corpus.vocabulary) ** n <= 2**62]
     held_out, each = torch.as_tensor(corpus.valid), ngram_bits(corpus, orders)
     ngrams = {name: float(np.nanmean(bits)) for name, bits in each.items()}
     best = each[min(ngrams, key=ngrams.get)].mean(1)  # NaN for the first window, whose first words have no context
-    bounds = {name: model.bits(held_out, draws=draws, control=control, **path) for name, path in PATHS.items()}
+    bounds = {name: model.bits(held_out, draws=draws, **path) for name, path in PATHS.items()}
     start = None if model.net.counted is None else model.net.counted.nats(held_out.to(model.device)).cpu().numpy() / math.log(2) / corpus.length
 
     def above(known: np.ndarray) -> dict: return {name: _paired(bound.per_text / corpus.length - known) for name, bound in bounds.items()}

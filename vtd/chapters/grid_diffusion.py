@@ -130,6 +130,10 @@ def judge_claims(out: Standing, runs: dict[str, list[dict]]) -> None:
         claims["G2"] = {"claim": "a codebook that means something costs fewer bits than the same codewords dealt to other words", "theirs": "", "verdict": lab.verdict(apart, above=0.0), "ours": apart,
                         "cause": f"With meaningful codewords {n['bits_whitened_together']:.3f ci} bits a token, dealt to other words {n['bits_permuted_together']:.3f ci}" + (
                             f", random ones of equal power {n['bits_spherical_together']:.3f ci}" if "bits_spherical_together" in n else "") + "."}
+    if "shared_levels_minus_grid" in n:
+        claims["G4"] = {"claim": "noisy grids cost more if the places of a training page share one noise level than with a level for each place", "theirs": "", "verdict": lab.verdict(n["shared_levels_minus_grid"], above=0.0),
+                        "ours": n["shared_levels_minus_grid"], "cause": f"With a level for each place {n['bits_grid_together']:.3f ci} bits a token, all together; if a page shares its level {n['bits_shared_levels_together']:.3f ci}" + (
+                            f", if all stand together in training {n['bits_together_only_together']:.3f ci}." if "bits_together_only_together" in n else ".")}
     for claim in claims.values():
         if isinstance(claim["ours"], str): claim["ours"] = n[claim["ours"]]
 
