@@ -47,6 +47,10 @@ def test_verdicts_follow_the_numbers(folder):
     out.numbers |= {"bits_permuted_together": lab.Number(9.0, 8.9, 9.1, 3), "bits_grid_together": lab.Number(9.0, 8.9, 9.1, 3)}
     chapter.judge_claims(out, runs)
     assert out.claims["C13"]["verdict"] == "holds" and out.claims["C33"]["verdict"] == "holds"
+    for gap, verdict in ((far, "holds"), (lab.Number(0.1, -0.2, 0.4, 3), "depends"), (lab.Number(-0.2, -0.3, -0.1, 3), "refuted")):
+        out.numbers |= {"shared_levels_minus_grid": gap, "bits_shared_levels_together": far}
+        chapter.judge_claims(out, runs)
+        assert out.claims["G4"]["verdict"] == verdict and out.claims["G4"]["ours"] == gap
 
 
 def test_of_a_text_it_says_what_counting_alone_gives_and_how_far_below_it_grids_end(tmp_path):
