@@ -118,6 +118,19 @@ def test_self_conditioning_trains_and_writes(world):
     assert len(model.eval().write(2, nfe=3)) == 2
 
 
+def test_a_belief_read_again_costs_no_weight_and_is_kept(world, tmp_path):
+    from vtd.training import fit
+
+    size = {"width": 32, "layers": 2}
+    model, plain, page = build(world, net=size | {"reread": True}), build(world, net=size), torch.as_tensor(world.valid[:4])
+    assert [p.shape for p in model.parameters()] == [p.shape for p in plain.parameters()]
+    fit(model, world.train, steps=3, batch=16, seed=0, progress=False)
+    model.save(tmp_path / "m.safetensors")
+    plain.load_state_dict(model.state_dict())
+    here, kept, once = (m.eval().logits(page, page > 5) for m in (model, GridDiffusion.load(tmp_path / "m.safetensors"), plain))
+    assert torch.allclose(here, kept, atol=1e-4) and not torch.allclose(here, once, atol=1e-2)
+
+
 def test_a_thousand_pages_survive_png(default, world, tmp_path):
     from vtd.grids import load_png, save_png
 

@@ -907,6 +907,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'vtd.defects.unseen_tokens': ('lib/defects.html#unseen_tokens', 'vtd/defects.py')},
             'vtd.denoiser': { 'vtd.denoiser.BeliefNet': ('lib/denoiser.html#beliefnet', 'vtd/denoiser.py'),
                               'vtd.denoiser.BeliefNet.__init__': ('lib/denoiser.html#beliefnet.__init__', 'vtd/denoiser.py'),
+                              'vtd.denoiser.BeliefNet.answer': ('lib/denoiser.html#beliefnet.answer', 'vtd/denoiser.py'),
                               'vtd.denoiser.BeliefNet.forward': ('lib/denoiser.html#beliefnet.forward', 'vtd/denoiser.py'),
                               'vtd.denoiser.Block': ('lib/denoiser.html#block', 'vtd/denoiser.py'),
                               'vtd.denoiser.Block.__init__': ('lib/denoiser.html#block.__init__', 'vtd/denoiser.py'),

@@ -58,7 +58,7 @@ ENTRIES = {
     **{code: Entry(code=code) for code in ("gaussian", "spherical", "glyph", "one-hot", "id-bits", "whitened", "permuted")},
     "learned": Entry(code="spherical", net={"learn_codewords": True}),
     "cells": Entry(objective="cells"), "bound": Entry(objective="bound"), "plain head": Entry(net={"analytic": False}),
-    "self-conditioning": Entry(net={"self_condition": True}),
+    "self-conditioning": Entry(net={"self_condition": True}), "reread": Entry(net={"reread": True}), "masked reread": Entry("masked", net={"reread": True}),
     "together only": Entry(clocks={"together": 1.0}), "no paths": Entry(clocks={"together": 1.0, "known": 1.0}),
     "shared levels": Entry(clocks=SHARED), "masked by its bound": Entry("masked", objective="bound"),
     "even levels": Entry(options={"even_levels": True}), "two stages": Entry(options={"reconstruct_first": 0.3}), "taught": Entry(options={"taught": True}),

@@ -86,15 +86,15 @@ class BeliefNet(nn.Module):
     """Logits over the vocabulary for every place of a page, from what each place says of its own token.
 
     `log_prior (V,)`: log-frequencies. `counted`: a chain to start from (`vtd.chains`), or None. `analytic=False` leaves all to
-    the network: nothing is added to its logits (an ablation).
+    the network: nothing is added to its logits (an ablation). `reread`: halfway through the blocks the belief so far is read like the first.
     """
 
     FEATURES = 19
 
     def __init__(self, log_prior: Tensor, counted: Counted | None = None, *, width: int = 96, layers: int = 4, heads: int = 4, kernel: int = 5,
-                 expand: int = 2, reach: int = 64, analytic: bool = True):
+                 expand: int = 2, reach: int = 64, analytic: bool = True, reread: bool = False):
         super().__init__()
-        V, self.analytic, self.counted = len(log_prior), analytic, counted
+        V, self.analytic, self.counted, self.reread = len(log_prior), analytic, counted, reread
         self.register_buffer("log_prior", log_prior.float())
         names = ("alone", "doubt") if counted is None else ("alone", "doubt", "chain")
         self.beliefs = nn.ModuleDict({name: nn.Linear(V, width, bias=False) for name in names})
@@ -111,7 +111,13 @@ class BeliefNet(nn.Module):
         x = self.embed(total, alone)
         if self.counted is not None: x = x + self.beliefs["chain"](start.exp())
         if extra is not None: x = x + extra
-        for block in self.blocks: x = block(x)
+        for n, block in enumerate(self.blocks):
+            if self.reread and n == len(self.blocks) // 2: x = x + self.beliefs["alone"](self.answer(start, x).softmax(-1))
+            x = block(x)
+        return self.answer(start, x)
+
+    def answer(self, start: Tensor, x: Tensor) -> Tensor:
+        "Logits `(B, L, V)` from what the blocks have made of the page so far `(B, L, width)`."
         logits = self.head(self.norm(x))
         return start + logits if self.analytic else logits
 

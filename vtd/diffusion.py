@@ -48,7 +48,7 @@ def denoiser_of(signal: Tensor, log_prior: Tensor, counted: Counted | None, opti
     "The network that `options` ask for; `fused` is one without tables (`vtd.fused`), and ValueError names what that does not have."
     options = dict(options)
     if not options.pop("fused", False): return GridDenoiser(signal, log_prior, counted, **options)
-    unfit = [name for name in ("self_condition", "learn_codewords") if options.pop(name, False)]
+    unfit = [name for name in ("self_condition", "learn_codewords", "reread") if options.pop(name, False)]
     if not options.pop("analytic", True): unfit.append("head without a matched filter")
     unfit += ["counted chain"] * (counted is not None) + ["teacher"] * (teacher is not None) + [f"objective {objective!r}"] * (objective != "categorical")
     if unfit: raise ValueError(f"a fused network has no {', '.join(unfit)}")

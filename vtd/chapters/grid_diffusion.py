@@ -68,7 +68,7 @@ def note_bits(out: Standing, runs: dict[str, list[dict]], length: int) -> None:
 
 def note_variants(out: Standing, runs: dict[str, list[dict]], variants: list[str]) -> None:
     """What one change makes of the grid's bound (all together), paired by seed; and the questions of meaning."""
-    pairs = [(v, "grid") for v in variants if ENTRIES[v].kind == "grid"] + [("masked by its bound", "masked"), ("permuted", "whitened"), ("spherical", "whitened"), ("learned", "whitened"), ("spherical", "permuted")]
+    pairs = [(v, "grid") for v in variants if ENTRIES[v].kind == "grid"] + [("masked by its bound", "masked"), ("masked reread", "masked"), ("reread", "masked reread"), ("permuted", "whitened"), ("spherical", "whitened"), ("learned", "whitened"), ("spherical", "permuted")]
     for a, b in pairs:
         if a in runs and b in runs: out.numbers[key(a, "minus", b)] = over_seeds([standard(x) - standard(y) for x, y in zip(runs[a], runs[b], strict=True)])
     for name, each in runs.items():
