@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from vtd.code_length import counted, world_control
+from vtd.chains import count_chain
+from vtd.code_length import chain_control, counted, world_control
 from vtd.peers import ORDERS, PEERS, BayesianFlow, MaskedDiffusion, arrivals, build_peer
 from vtd.text import little_world, text_corpus
 from vtd.training import fit
@@ -43,6 +44,14 @@ def test_an_untrained_peer_has_the_bits_of_its_counted_start(kind, chain, world,
 def test_no_bound_falls_below_the_exact_value(kind, trained, pages):
     excess = trained[kind].bits(pages).per_text - world_control().nats(pages).numpy() / math.log(2)
     assert excess.mean() + 2.6 * excess.std() / len(excess) ** 0.5 > 0
+
+
+@pytest.mark.parametrize("kind, how", [("masked", {}), ("masked", {"order": "spaced", "draws": 4}), ("flow", {})])
+def test_another_control_keeps_the_mean(kind, how, world, pages):
+    """From frequencies, untrained: exact by default; counted pairs as control bring noise of their own, and no bias."""
+    model, pairs = build_peer(world, kind, net=NET, chain=False), chain_control(count_chain(world))
+    gap = model.bits(pages, control=pairs, **how).per_text - model.bits(pages, **how).per_text
+    assert gap.std() > 0.1 and abs(gap.mean()) < 3 * gap.std() / len(gap) ** 0.5
 
 
 @pytest.mark.parametrize("kind", PEERS)

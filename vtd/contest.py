@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENTRIES', 'FORMAT', 'Entry', 'Contest', 'meaning', 'meant_codebook', 'make', 'paths_of', 'ways_of', 'written',
-           'bound_of', 'holes_in', 'surprise_of', 'infill', 'measure', 'error_meaning', 'where', 'trained', 'play',
-           'play_all', 'counted_bits']
+           'bound_of', 'holes_in', 'surprise_of', 'infill', 'known_model', 'measure', 'error_meaning', 'where',
+           'trained', 'play', 'play_all', 'counted_bits']
 
 # %% ../nbs/lib/13_contest.ipynb #93484e2b
 import hashlib
@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from .automata import log2_probability
+from .chains import count_chain
 from .clocks import SHARED
-from .code_length import world_control
+from .code_length import Control, chain_control, world_control
 from .codebook import Codebook
 from .codes import even, from_signal
 from .denoiser import mix
@@ -66,7 +67,7 @@ ENTRIES = {
 }
 
 # %% ../nbs/lib/13_contest.ipynb #d7d57ed6
-FORMAT = 3  # of a result; those of another are played again
+FORMAT = 4  # of a result; those of another are played again
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,8 @@ def written(model, n: int, how: dict, temperature: float, seed: int) -> np.ndarr
 
 
 def bound_of(model, kind: str, pages: torch.Tensor, path: dict, draws: int, control=None):
-    "The Bound of a model of any kind along a path; `control` takes noise out of a grid model's."
-    if kind == "autoregressive": return model.bits(pages)
-    return model.bits(pages, draws=draws, **path, **({"control": control} if kind == "grid" else {}))
+    "The Bound of a model of any kind along a path; `control` takes noise out of it."
+    return model.bits(pages) if kind == "autoregressive" else model.bits(pages, draws=draws, **path, control=control)
 
 # %% ../nbs/lib/13_contest.ipynb #90885477
 def holes_in(ids: np.ndarray, holes: int, seed: int) -> np.ndarray:
@@ -210,11 +210,17 @@ def infill(model, kind: str, contest: Contest, seed: int, holes: tuple[int, ...]
     return found
 
 # %% ../nbs/lib/13_contest.ipynb #f549d1bd
+def known_model(contest: Contest) -> Control | None:
+    "What is known exactly and near to trained models: the little world, counted pairs if they start from frequencies; None: the chain that they start from."
+    if contest.chain is False: return chain_control(count_chain(contest.corpus, order=2))
+    return None if contest.text else world_control()
+
+
 def measure(model, contest: Contest, kind: str, seed: int) -> dict:
     "All that a contest asks of a trained model, ready for JSON; without pages to write, only the bound along the standard path."
     corpus = contest.corpus
     held, found = torch.as_tensor(corpus.valid[: contest.windows].copy()), {"bits": {}, "written": {}, "examples": {}}
-    known = None if contest.text or contest.chain is False else world_control()  # or the counted chain
+    known = known_model(contest)
     for path, options in list(paths_of(kind, corpus.length).items())[: None if contest.pages else 1]:
         bound = bound_of(model, kind, held, options, contest.draws, known)
         found["bits"][path] = {"value": bound.bits_per_token, "terms": bound.terms, "texts": (bound.per_text / corpus.length).round(5).tolist()}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .chains import Counted, count_chain
-from .code_length import Bound, counted, measure_pages
+from .code_length import Bound, Control, counted, measure_pages
 from .denoiser import BeliefNet, Block
 from .diffusion import GridDiffusion
 from .sampling import ranks
@@ -102,14 +102,14 @@ MaskedDiffusion.loss = _masked_loss
 
 # %% ../nbs/lib/10_peers.ipynb #032865ca
 @torch.no_grad()
-def _masked_bits(self: MaskedDiffusion, texts: list[str] | Tensor, *, order: str = "random", draws: int = 16, seed: int = 0) -> Bound:
+def _masked_bits(self: MaskedDiffusion, texts: list[str] | Tensor, *, order: str = "random", draws: int = 16, seed: int = 0, control: Control | None = None) -> Bound:
     """The bound on held-out texts (strings, or ids `(N, L)`): over `random` orders, from `draws` numbers of hidden places a page.
 
     Or along one order (`spaced`, `left-to-right`): the chain rule, from `draws` places of each page spread evenly over the order; exact where there are no more.
     An order that reads places together (`block-4`, or ranks of which some are equal) is always exact.
-    The counted chain, whose bits are known, takes noise out of both as in `vtd.code_length`.
+    `control`: a model whose bits are known, by default the counted chain; it takes noise out of both as in `vtd.code_length`.
     """
-    control = counted(self.net)
+    control = control or counted(self.net)
 
     def gained(ids: Tensor, hidden: Tensor) -> Tensor:
         known = F.cross_entropy(control.belief(self.evidence(ids, hidden)).mT, ids, reduction="none")
@@ -320,9 +320,9 @@ BayesianFlow.error, BayesianFlow.loss = _flow_error, _flow_loss
 
 # %% ../nbs/lib/10_peers.ipynb #818898b7
 @torch.no_grad()
-def _flow_bits(self: BayesianFlow, texts: list[str] | Tensor, *, draws: int = 16, seed: int = 0) -> Bound:
-    "The bound on held-out texts (strings, or ids `(N, L)`); the counted chain takes noise out of the estimate, as in `vtd.code_length`."
-    control = counted(self.net)
+def _flow_bits(self: BayesianFlow, texts: list[str] | Tensor, *, draws: int = 16, seed: int = 0, control: Control | None = None) -> Bound:
+    "The bound on held-out texts (strings, or ids `(N, L)`); a `control`, by default the counted chain, takes noise out of the estimate, as in `vtd.code_length`."
+    control = control or counted(self.net)
 
     def terms(ids: Tensor, seed: int) -> dict[str, Tensor]:
         N, generator, flow, read, spare = len(ids), torch.Generator(ids.device).manual_seed(seed), 0.0, 0.0, 0.0
