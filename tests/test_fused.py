@@ -91,12 +91,13 @@ def test_shares_of_a_batch_make_the_same_step(world):
 
 @pytest.mark.parametrize("options, says", [
     ({"chain": True}, "counted chain"), ({"order": 2}, "counted chain"), ({"objective": "cells"}, "objective 'cells'"), ({"net": SMALL | {"self_condition": True}}, "self_condition"),
-    ({"net": SMALL | {"learn_codewords": True}}, "learn_codewords"), ({"teacher": lambda x: x}, "teacher")])
+    ({"net": SMALL | {"learn_codewords": True}}, "learn_codewords"), ({"net": SMALL | {"reread": True}}, "reread"), ({"teacher": lambda x: x}, "teacher")])
 def test_what_it_does_not_have_is_told(world, options, says):
     with pytest.raises(ValueError, match=f"a fused network has no {says}"): build(world, **{"net": SMALL} | options)
 
 
 def test_a_recipe_asks_for_it(world):
     assert isinstance(Recipe(fused=True).model(world).net, FusedDenoiser)
+    assert Recipe(reread=True).model(world).net.reread and not Recipe().model(world).net.reread and "reread" not in Recipe().told
     assert Recipe().fingerprint == Recipe(fused=False).fingerprint != Recipe(fused=True).fingerprint
     with pytest.raises((ValueError, TrainingError), match="teacher"): Recipe(fused=True, taught=True).model(world)

@@ -55,6 +55,7 @@ def train(
     layers: Annotated[int, typer.Option(help="Blocks of the network.")] = 4,
     chain: Annotated[bool | None, typer.Option(help="Start from counts of the text. Default: up to 8,192 tokens.")] = None,
     self_condition: Annotated[bool, typer.Option(help="Feed the previous estimate back into the network.")] = False,
+    reread: Annotated[bool, typer.Option("--reread", help="Halfway through the network, read the belief so far again.")] = False,
     order: Annotated[int | None, typer.Option(help="So many tokens depend on one another in the counts. Default: 3 words, 5 letters; 2 in the little world.")] = None,
     states: States = None, fused: Annotated[bool, typer.Option("--fused", help="Never hold a table of places by tokens: for vocabularies of tens of thousands.")] = False,
     taught: Annotated[bool, typer.Option(help="Of the little world: learn its exact posterior, not the words of sentences.")] = False,
@@ -78,7 +79,7 @@ def train(
 
     if steps is None and minutes is None: minutes = 5.0
     recipe = Recipe(text=text, tokens=tokens, vocabulary=vocabulary, length=length, grid=grid, code=code, steps=steps, minutes=minutes, batch=batch, width=width,
-                    layers=layers, chain=chain, self_condition=self_condition, order=order, states=states, fused=fused, taught=taught, seed=seed, precision=precision,
+                    layers=layers, chain=chain, self_condition=self_condition, reread=reread, order=order, states=states, fused=fused, taught=taught, seed=seed, precision=precision,
                     compile=compile, accumulate=accumulate, stream=stream)
     finish(recipe, out, device, again)
 
