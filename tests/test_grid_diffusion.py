@@ -51,6 +51,9 @@ def test_verdicts_follow_the_numbers(folder):
         out.numbers |= {"shared_levels_minus_grid": gap, "bits_shared_levels_together": far}
         chapter.judge_claims(out, runs)
         assert out.claims["G4"]["verdict"] == verdict and out.claims["G4"]["ours"] == gap
+    out.numbers |= {"reread_minus_grid": lab.Number(-0.1, -0.15, -0.05, 3), "bits_reread_together": far}
+    chapter.judge_claims(out, runs)
+    assert out.claims["G5"]["verdict"] == "holds"
 
 
 def test_of_a_text_it_says_what_counting_alone_gives_and_how_far_below_it_grids_end(tmp_path):

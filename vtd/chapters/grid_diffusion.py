@@ -134,6 +134,10 @@ def judge_claims(out: Standing, runs: dict[str, list[dict]]) -> None:
         claims["G4"] = {"claim": "noisy grids cost more if the places of a training page share one noise level than with a level for each place", "theirs": "", "verdict": lab.verdict(n["shared_levels_minus_grid"], above=0.0),
                         "ours": n["shared_levels_minus_grid"], "cause": f"With a level for each place {n['bits_grid_together']:.3f ci} bits a token, all together; if a page shares its level {n['bits_shared_levels_together']:.3f ci}" + (
                             f", if all stand together in training {n['bits_together_only_together']:.3f ci}." if "bits_together_only_together" in n else ".")}
+    if "reread_minus_grid" in n:
+        claims["G5"] = {"claim": "noisy grids, all together, cost less if the network reads its belief again halfway", "theirs": "", "verdict": lab.verdict(n["reread_minus_grid"], below=0.0), "ours": n["reread_minus_grid"],
+                        "cause": f"Once {n['bits_grid_together']:.3f ci}, read again {n['bits_reread_together']:.3f ci}, with as many weights" + (
+                            f"; masked diffusion, whose pages have no half-known places, changes by {n['masked_reread_minus_masked']:+.3f ci}." if "masked_reread_minus_masked" in n else ".")}
     for claim in claims.values():
         if isinstance(claim["ours"], str): claim["ours"] = n[claim["ours"]]
 
