@@ -37,21 +37,22 @@ def test_one_seed_gives_numbers_and_no_verdict(folder):
 def test_verdicts_follow_the_numbers(folder):
     out, runs = chapter.run(**small(folder)), {"grid": [], "masked": [], "whitened": [], "permuted": []}
     near, far = lab.Number(0.01, 0.0, 0.015, 3), lab.Number(0.3, 0.2, 0.4, 3)
-    for gap, verdict in ((near, "holds"), (far, "refuted")):
-        out.numbers["grid_together_minus_masked"] = gap
+    for gap, pages, verdict in ((near, near, "holds"), (far, far, "refuted"), (near, far, "depends"), (far, near, "depends")):
+        out.numbers |= {"grid_together_minus_masked": gap, "grid_together_minus_masked_over_windows": pages}
         chapter.judge_claims(out, runs)
         assert out.claims["G1"]["verdict"] == verdict
-    out.numbers["permuted_minus_whitened"] = far
+    out.numbers |= {"permuted_minus_whitened": far, "permuted_minus_whitened_over_windows": far}
     chapter.judge_claims(out, runs)
     assert out.claims["C13"]["verdict"] == "depends"  # learned, and meaning helps
     out.numbers |= {"bits_permuted_together": lab.Number(9.0, 8.9, 9.1, 3), "bits_grid_together": lab.Number(9.0, 8.9, 9.1, 3)}
     chapter.judge_claims(out, runs)
     assert out.claims["C13"]["verdict"] == "holds" and out.claims["C33"]["verdict"] == "holds"
     for gap, verdict in ((far, "holds"), (lab.Number(0.1, -0.2, 0.4, 3), "depends"), (lab.Number(-0.2, -0.3, -0.1, 3), "refuted")):
-        out.numbers |= {"shared_levels_minus_grid": gap, "bits_shared_levels_together": far}
+        out.numbers |= {"shared_levels_minus_grid": gap, "shared_levels_minus_grid_over_windows": gap, "bits_shared_levels_together": far}
         chapter.judge_claims(out, runs)
         assert out.claims["G4"]["verdict"] == verdict and out.claims["G4"]["ours"] == gap
-    out.numbers |= {"reread_minus_grid": lab.Number(-0.1, -0.15, -0.05, 3), "bits_reread_together": far}
+    less = lab.Number(-0.1, -0.15, -0.05, 3)
+    out.numbers |= {"reread_minus_grid": less, "reread_minus_grid_over_windows": less, "bits_reread_together": far}
     chapter.judge_claims(out, runs)
     assert out.claims["G5"]["verdict"] == "holds"
 
@@ -70,10 +71,11 @@ def test_of_a_text_it_says_what_counting_alone_gives_and_how_far_below_it_grids_
 
 def test_differences_are_paired_by_seed():
     out = chapter.Standing()
-    runs = {name: [{"bits": {path: {"value": base + seed}}, "parameters": 1} for seed in (0, 5, 9)] for name, path, base in (("grid", "together", 2.0), ("masked", "random", 1.9))}
+    runs = {name: [{"bits": {path: {"value": base + seed, "texts": [base + seed - 1, base + seed + 1]}}, "parameters": 1} for seed in (0, 5, 9)] for name, path, base in (("grid", "together", 2.0), ("masked", "random", 1.9))}
     chapter.note_bits(out, runs, 12)
     gap = out.numbers["grid_together_minus_masked"]
-    assert gap.value == pytest.approx(0.1) and gap.high - gap.low < 1e-9
+    pages = out.numbers["grid_together_minus_masked_over_windows"]
+    assert gap.value == pytest.approx(0.1) == pages.value and gap.high - gap.low < 1e-9 and pages.high - pages.low < 1e-9
 
 
 @pytest.mark.parametrize("wrong, says", [({"entries": ["masked"]}, "grid must be"), ({"variants": ["whitend"]}, "whitend"), ({"text": "nowhere.txt"}, "no file")])

@@ -67,7 +67,7 @@ ENTRIES = {
 }
 
 # %% ../nbs/lib/13_contest.ipynb #d7d57ed6
-FORMAT = 4  # of a result; those of another are played again
+FORMAT = 3  # of a result; those of another are played again
 
 
 @dataclass(frozen=True)
@@ -211,9 +211,9 @@ def infill(model, kind: str, contest: Contest, seed: int, holes: tuple[int, ...]
 
 # %% ../nbs/lib/13_contest.ipynb #f549d1bd
 def known_model(contest: Contest) -> Control | None:
-    "What is known exactly and near to trained models: the little world, counted pairs if they start from frequencies; None: the chain that they start from."
-    if contest.chain is False: return chain_control(count_chain(contest.corpus, order=2))
-    return None if contest.text else world_control()
+    "What is known exactly and near to trained models: counted pairs of a text, the little world itself; None: what they start from."
+    if contest.text: return chain_control(count_chain(contest.corpus, order=2)) if contest.chain is False else None
+    return None if contest.chain is False else world_control()
 
 
 def measure(model, contest: Contest, kind: str, seed: int) -> dict:
