@@ -203,8 +203,8 @@ def page_bits(net: GridDenoiser, schedule: Schedule, ids: Tensor, *, order: str 
               draws: int = 8, seed: int = 0, control: Control | None = None) -> dict[str, Tensor]:
     """Prior, diffusion and reconstruction bits `(N,)` of pages `ids (N, L)` along a clock path, from `draws` of the noise.
 
-    `control`: an exactly known model of whole pages, by default the counted chain. Fewer draws than groups of places visit
-    a random part of them; more are rounded up to whole rounds. Too high by less than the prior term, never too low (in expectation).
+    `control`: an exactly known model of whole pages, by default the counted chain; where places set out one after another, first words
+    are a second one. Fewer draws than groups of places visit a random part of them; more are rounded up to whole rounds. Too high by less than the prior term, never too low (in expectation).
     """
     path = _Path(net, schedule, ids, order, overlap, seed)
     control = control or counted(net)
