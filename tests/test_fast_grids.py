@@ -50,7 +50,7 @@ def test_the_obvious_way_and_the_kernels_agree():
         assert chapter.error(kernel, case) < 1e-5
         if not case.slopes: continue
         for ours, eager in zip(chapter.call(case.ours, case, True)(), chapter.call(case.eager, case, True)(), strict=True):
-            assert torch.allclose(ours, eager, rtol=1e-3, atol=1e-4)
+            assert (ours - eager).abs().max() < 1e-4 * eager.abs().max()  # float32 rounds by the largest, differently on every processor
 
 
 def test_the_largest_tensor_of_eager_torch_is_the_table():
