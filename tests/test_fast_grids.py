@@ -2,7 +2,6 @@
 import json
 
 import pytest
-import torch
 
 from vtd import kernels, lab
 from vtd.chapters import fast_grids as chapter

@@ -49,11 +49,11 @@ def test_verdicts_follow_the_numbers(folder):
     assert out.claims["C13"]["verdict"] == "holds" and out.claims["C33"]["verdict"] == "holds"
     for gap, verdict in ((far, "holds"), (lab.Number(0.1, -0.2, 0.4, 3), "depends"), (lab.Number(-0.2, -0.3, -0.1, 3), "refuted")):
         out.numbers |= {"shared_levels_minus_grid": gap, "shared_levels_minus_grid_over_windows": gap, "bits_shared_levels_together": far}
-        chapter.judge_claims(out, runs)
+        chapter.judge_training(out)
         assert out.claims["G4"]["verdict"] == verdict and out.claims["G4"]["ours"] == gap
     less = lab.Number(-0.1, -0.15, -0.05, 3)
     out.numbers |= {"reread_minus_grid": less, "reread_minus_grid_over_windows": less, "bits_reread_together": far}
-    chapter.judge_claims(out, runs)
+    chapter.judge_training(out)
     assert out.claims["G5"]["verdict"] == "holds"
 
 

@@ -475,6 +475,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'vtd/chapters/grid_diffusion.py'),
                                              'vtd.chapters.grid_diffusion.judge_cost': ( 'chapters/grid_diffusion.html#judge_cost',
                                                                                          'vtd/chapters/grid_diffusion.py'),
+                                             'vtd.chapters.grid_diffusion.judge_training': ( 'chapters/grid_diffusion.html#judge_training',
+                                                                                             'vtd/chapters/grid_diffusion.py'),
                                              'vtd.chapters.grid_diffusion.key': ( 'chapters/grid_diffusion.html#key',
                                                                                   'vtd/chapters/grid_diffusion.py'),
                                              'vtd.chapters.grid_diffusion.note_bits': ( 'chapters/grid_diffusion.html#note_bits',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Standing', 'key', 'over_seeds', 'over_windows', 'standard', 'note_bits', 'note_variants', 'note_written',
-           'note_counting', 'both', 'judge_claims', 'judge_cost', 'curve_of', 'run']
+           'note_counting', 'both', 'judge_claims', 'judge_training', 'judge_cost', 'curve_of', 'run']
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #8ce3c5ad
 import math
@@ -145,6 +145,13 @@ def judge_claims(out: Standing, runs: dict[str, list[dict]]) -> None:
         claims["G2"] = {"claim": "a codebook that means something costs fewer bits than the same codewords dealt to other words", "theirs": "", "verdict": both(n, "permuted_minus_whitened", above=0.0), "ours": apart,
                         "cause": f"With meaningful codewords {n['bits_whitened_together']:.3f ci} bits a token, dealt to other words {n['bits_permuted_together']:.3f ci}" + (
                             f", random ones of equal power {n['bits_spherical_together']:.3f ci}" if "bits_spherical_together" in n else "") + "."}
+    for claim in claims.values():
+        if isinstance(claim["ours"], str): claim["ours"] = n[claim["ours"]]
+
+# %% ../../nbs/chapters/10_grid_diffusion.ipynb #7cd00903
+def judge_training(out: Standing) -> None:
+    """Two claims about the standard, where a contest has what they ask: a level for each place, and a network that reads its belief again."""
+    n, claims = out.numbers, out.claims
     if "shared_levels_minus_grid" in n:
         claims["G4"] = {"claim": "noisy grids cost more if the places of a training page share one noise level than with a level for each place", "theirs": "", "verdict": both(n, "shared_levels_minus_grid", above=0.0),
                         "ours": n["shared_levels_minus_grid"], "cause": f"With a level for each place {n['bits_grid_together']:.3f ci} bits a token, all together; if a page shares its level {n['bits_shared_levels_together']:.3f ci}" + (
@@ -153,8 +160,6 @@ def judge_claims(out: Standing, runs: dict[str, list[dict]]) -> None:
         claims["G5"] = {"claim": "noisy grids, all together, cost less if the network reads its belief again halfway", "theirs": "", "verdict": both(n, "reread_minus_grid", below=0.0), "ours": n["reread_minus_grid"],
                         "cause": f"Once {n['bits_grid_together']:.3f ci}, read again {n['bits_reread_together']:.3f ci}, with as many weights" + (
                             f"; masked diffusion, whose pages have no half-known places, changes by {n['masked_reread_minus_masked']:+.3f ci}." if "masked_reread_minus_masked" in n else ".")}
-    for claim in claims.values():
-        if isinstance(claim["ours"], str): claim["ours"] = n[claim["ours"]]
 
 
 def judge_cost(out: Standing, runs: dict[str, list[dict]]) -> None:
@@ -195,6 +200,7 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
     note_written(out, contest, runs, entries)
     if len(seeds) > 1:  # one seed is no verdict
         judge_claims(out, runs)
+        judge_training(out)
         judge_cost(out, runs)
     out.devices = sorted({r.get("device", "cpu") for each in runs.values() for r in each})
     out.extra["curves"] = {name: curve_of(runs[name]) for name in entries}
