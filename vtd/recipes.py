@@ -121,7 +121,7 @@ def check_out(out: Path, recipe: Recipe, again: bool) -> bool:
     try: record = GridDiffusion.load(out).record
     except TrainingError: raise TrainingError(f"{out} exists and is no model; choose another --out or pass --again") from None
     if record.get("recipe") == recipe.fingerprint: return False
-    raise TrainingError(f"{out} was trained by another recipe; choose another --out, or pass --again to replace it")
+    raise TrainingError(f"{out} was trained by another recipe, or by a vtd with other training clocks; choose another --out, or pass --again to replace it")
 
 
 def _checkpoint(out: Path) -> Path: return out.with_name(out.name + ".checkpoint")
