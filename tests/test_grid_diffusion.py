@@ -62,20 +62,25 @@ def test_of_a_text_it_says_what_counting_alone_gives_and_how_far_below_it_grids_
     out = chapter.run(**small(tmp_path / "runs", text=str(tmp_path / "t.txt"), tokens="char", length=16, variants=[], entries=["grid", "masked"], pages=0, calls=[]))
     n = out.numbers
     assert n["start"].value == pytest.approx(n["counted_5"].value) and n["counted_2"].value > n["counted_4"].value
+    assert n["grid_minus_start_over_windows"].value == pytest.approx(n["grid_minus_start"].value, abs=1e-4) and n["grid_minus_start_over_windows"].low is not None
     assert n["grid_minus_start"].value == pytest.approx(n["bits_grid_together"].value - n["start"].value) and out.claims["G3"]["ours"] is n["grid_minus_start"]
-    for gap, verdict in ((lab.Number(-0.2, -0.25, -0.15, 2), "holds"), (lab.Number(-0.02, -0.03, -0.01, 2), "refuted")):
-        n["grid_minus_start"] = gap
+    far, near = lab.Number(-0.2, -0.25, -0.15, 2), lab.Number(-0.02, -0.03, -0.01, 2)
+    for gap, pages, verdict in ((far, far, "holds"), (near, near, "refuted"), (far, near, "depends")):
+        n |= {"grid_minus_start": gap, "grid_minus_start_over_windows": pages}
         chapter.judge_claims(out, {})
         assert out.claims["G3"]["verdict"] == verdict
 
 
 def test_differences_are_paired_by_seed():
     out = chapter.Standing()
-    runs = {name: [{"bits": {path: {"value": base + seed, "texts": [base + seed - 1, base + seed + 1]}}, "parameters": 1} for seed in (0, 5, 9)] for name, path, base in (("grid", "together", 2.0), ("masked", "random", 1.9))}
+    def seen(path, value): return {path: {"value": value, "texts": [value - 1, value + 1]}}
+    runs = {"grid": [{"bits": seen("together", 2.0 + seed) | seen("one by one", 1.7 + seed), "parameters": 1} for seed in (0, 5, 9)],
+            "masked": [{"bits": seen("random", 1.9 + seed), "parameters": 1} for seed in (0, 5, 9)]}
     chapter.note_bits(out, runs, 12)
     gap = out.numbers["grid_together_minus_masked"]
     pages = out.numbers["grid_together_minus_masked_over_windows"]
     assert gap.value == pytest.approx(0.1) == pages.value and gap.high - gap.low < 1e-9 and pages.high - pages.low < 1e-9
+    assert out.numbers["grid_together_minus_one_by_one"].value == pytest.approx(0.3)  # the same weights, another path
 
 
 @pytest.mark.parametrize("wrong, says", [({"entries": ["masked"]}, "grid must be"), ({"variants": ["whitend"]}, "whitend"), ({"text": "nowhere.txt"}, "no file")])
