@@ -71,6 +71,25 @@ def test_of_a_text_it_says_what_counting_alone_gives_and_how_far_below_it_grids_
         assert out.claims["G3"]["verdict"] == verdict
 
 
+def test_few_calls_are_compared_with_the_teacher_and_with_masked_diffusion(folder):
+    out = chapter.run(**small(folder, entries=["grid", "masked", "distilled", "masked distilled", "longer"], variants=[]))
+    n = out.numbers
+    for a, b in (("distilled", "masked_spaced"), ("masked_distilled_spaced", "masked_spaced"), ("longer_together_second_order", "grid_together_second_order")):
+        mine = n[f"written_{a if a != 'distilled' else 'distilled_together_second_order'}_2_1_judge"].value - n[f"written_{b}_2_1_judge"].value
+        assert n[f"{a.split('_spaced')[0].split('_together')[0]}_minus_{b.split('_')[0]}_judge_2"].value == pytest.approx(mine)
+    assert n["time_ratio_longer"].value > 1 and n["time_ratio_distilled"].value > 1
+    good, bad, none = lab.Number(-0.5, -0.6, -0.4, 3), lab.Number(0.5, 0.4, 0.6, 3), lab.Number(0.0, -0.05, 0.05, 3)
+    for gap, gain, verdicts in ((good, none, ("holds", "refuted")), (bad, good, ("refuted", "holds")), (none, bad, ("holds", "refuted"))):
+        n |= {"distilled_minus_masked_judge_2": gap, "masked_distilled_minus_masked_judge_2": gain}
+        chapter.judge_calls(out, [2])
+        assert (out.claims["G6"]["verdict"], out.claims["G7"]["verdict"]) == verdicts
+    n["distilled_minus_masked_judge_4"] = bad
+    n["distilled_minus_masked_judge_2"] = good
+    n |= {"masked_distilled_minus_masked_judge_4": none, "distilled_minus_grid_judge_4": none}
+    chapter.judge_calls(out, [2, 4])
+    assert out.claims["G6"]["verdict"] == "depends"  # good in two calls, not in four
+
+
 def test_differences_are_paired_by_seed():
     out = chapter.Standing()
     def seen(path, value): return {path: {"value": value, "texts": [value - 1, value + 1]}}

@@ -156,8 +156,8 @@ def arrivals(open_places: Tensor, order: str | tuple[int, ...], generator: torch
 
 # %% ../nbs/lib/10_peers.ipynb #0ee1c071
 @torch.no_grad()
-def _masked_fill(self: MaskedDiffusion, known: Tensor, *, nfe: int = 16, order: str | tuple[int, ...] = "spaced", temperature: float = 1.0, seed: int = 0) -> Tensor:
-    "Pages of ids `(n, L)` where `known (n, L)` has -1, in `nfe` calls; what is known stays. ValueError for an unknown order."
+def _masked_fill(self: MaskedDiffusion, known: Tensor, *, nfe: int = 16, order: str | tuple[int, ...] = "spaced", temperature: float = 1.0, seed: int = 0, callback: Callable | None = None) -> Tensor:
+    "Pages of ids `(n, L)` where `known (n, L)` has -1, in `nfe` calls; what is known stays. `callback(call, page)` watches. ValueError for an unknown order."
     if isinstance(order, str) and order not in ORDERS: raise ValueError(f"order is {', '.join(ORDERS)}, not {order!r}")
     if nfe < 1: raise ValueError(f"nfe (calls of the network) must be at least 1, not {nfe}")
     generator, done = torch.Generator(self.device).manual_seed(seed), []
@@ -173,6 +173,7 @@ def _masked_fill(self: MaskedDiffusion, known: Tensor, *, nfe: int = 16, order: 
                 ready = sure.argsort(1, descending=True).argsort(1) < due
             else: ready = when <= call / nfe + 1e-6
             page = torch.where(ready & (page < 0), tokens, page)
+            if callback is not None: callback(call, page)
         done.append(page)
     return torch.cat(done)
 

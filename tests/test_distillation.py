@@ -1,0 +1,103 @@
+"""Distillation: what the noise of a page tells of its end, and what blanks do not."""
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vtd.codebook import Codebook
+from vtd.diffusion import GridDiffusion, Writing, build
+from vtd.distillation import Student, distil, grid_moments, masked_moments, read
+from vtd.peers import build_peer
+from vtd.text import Vocabulary, little_world
+from vtd.training import TrainingError
+
+NET = {"width": 24, "layers": 1}
+
+
+@pytest.fixture(scope="module")
+def world(): return little_world.corpus(2_000, 100)
+
+
+def dice(seed): return torch.Generator().manual_seed(seed)
+
+
+def doubt(model, found):
+    """Bits of the asked tokens of some moments."""
+    with torch.no_grad(): logits = read(model, found.shown)
+    return F.cross_entropy(logits[found.asked], found.ids[found.asked]).item() / math.log(2)
+
+
+def test_moments_of_a_page_share_its_end_and_come_at_levels_of_the_schedule(world):
+    model = build(world, net=NET)
+    (cells, levels), ids, asked = grid_moments(model, 5, 6, 3, 1.0, dice(0))
+    assert cells.shape == (15, 12, 192) and levels.shape == ids.shape == (15, 12) and asked.all()
+    assert torch.isfinite(levels).all() and (levels == levels[:, :1]).all() and levels.min() >= model.schedule.span[0]
+    assert (ids.view(5, 3, 12) == ids.view(5, 3, 12)[:, :1]).all() and len(levels[:, 0].unique()) > 8
+    again = grid_moments(model, 5, 6, 3, 1.0, dice(0))
+    assert torch.equal(again.ids, ids) and torch.equal(again.shown[0], cells)
+
+
+def test_pages_of_moments_are_those_that_the_model_writes(world):
+    """Ends of a teacher's paths are accepted as often as its pages: they are its pages."""
+    model = build(world, net=NET)
+    ends = grid_moments(model, 200, 16, 1, 1.0, dice(1)).ids
+    pages = model.write_ids(200, Writing(16, "together", 1.0, "second-order", 1.0), seed=2)
+    told = [model.net.counted.nats(x).mean().item() for x in (ends, pages)]
+    spread = model.net.counted.nats(pages).std().item() / 200**0.5
+    assert abs(told[0] - told[1]) < 4 * spread
+
+
+def test_blanks_are_asked_and_shown_words_stay(world):
+    (tokens, hidden), ids, asked = masked_moments(build_peer(world, "masked", net=NET), 5, 6, 3, 1.0, dice(0))
+    assert torch.equal(hidden, asked) and torch.equal(hidden, tokens < 0) and asked.any(1).all()
+    assert torch.equal(tokens[~hidden], ids[~hidden]) and (ids >= 0).all()
+
+
+def test_noise_tells_how_a_page_will_end():
+    V = 8
+    one = GridDiffusion(Vocabulary([chr(97 + i) for i in range(V)], "char"), Codebook.one_hot(V, shape="1x8x1"), 1, torch.full((V,), 1 / V), net=NET)
+    found = grid_moments(one, 300, 16, 4, 1.0, dice(5))
+    student = distil(one, steps=150, batch=256, lr=0.01, lr_matrix=0.01, progress=False)
+    assert doubt(student, found) < doubt(one, found) - 0.3
+
+
+def test_blanks_tell_nothing_that_the_teacher_does_not_know(world):
+    """Its teacher is the exact posterior of a counted chain: no student can be surer and right."""
+    teacher = build_peer(world, "masked", net=NET)
+    found = masked_moments(teacher, 300, 24, 4, 1.0, dice(5))
+    student = distil(teacher, steps=80, batch=64, calls=24, progress=False)
+    assert doubt(student, found) > doubt(teacher, found) - 0.01
+
+
+def test_few_calls_write_better_after_it_and_the_teacher_is_as_it_was(world):
+    teacher = build(world, net=NET)
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    student, four = distil(teacher, steps=80, batch=64, progress=False), Writing(4, "together", 1.0, "second-order", 1.0)
+    nats = [teacher.net.counted.nats(m.write_ids(300, four, seed=3)) for m in (teacher, student)]
+    assert nats[1].mean() < nats[0].mean() - 3 * (nats[0].std() + nats[1].std()) / 300**0.5
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["grid", "masked"])
+def test_a_stopped_distillation_goes_on_where_it_was(kind, world, tmp_path):
+    teacher = build(world, net=NET) if kind == "grid" else build_peer(world, "masked", net=NET)
+    options = {"steps": 6, "batch": 8, "calls": 4, "keep": 2, "progress": False}
+    whole = distil(teacher, **options)
+    with pytest.raises(KeyboardInterrupt): distil(teacher, **options, checkpoint=tmp_path / "c", every=1, callbacks=[lambda snapshot: snapshot.step == 3])
+    again = distil(teacher, **options, checkpoint=tmp_path / "c")
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_a_student_is_a_model_like_any_other(world, tmp_path):
+    teacher = build(world, net=NET | {"self_condition": True})
+    student = distil(teacher, steps=2, batch=8, calls=4, keep=2, progress=False)
+    assert student.net.previous is None and teacher.net.previous is not None  # it does not feed back
+    student.save(tmp_path / "s.safetensors")
+    loaded = GridDiffusion.load(tmp_path / "s.safetensors")
+    assert loaded.write(3, nfe=2, order="together", overlap=1.0) == student.write(3, nfe=2, order="together", overlap=1.0)
+
+
+@pytest.mark.parametrize("wrong", [{"calls": 1, "keep": 1}, {"keep": 0}, {"calls": 4, "keep": 5}, {"temperature": 0.0}])
+def test_what_makes_no_sense_is_refused(wrong, world):
+    with pytest.raises(TrainingError): Student(build(world, net=NET), **wrong)
