@@ -58,7 +58,7 @@ def test_noise_tells_how_a_page_will_end():
     V = 8
     one = GridDiffusion(Vocabulary([chr(97 + i) for i in range(V)], "char"), Codebook.one_hot(V, shape="1x8x1"), 1, torch.full((V,), 1 / V), net=NET)
     found = grid_moments(one, 300, 16, 4, 1.0, dice(5))
-    student = distil(one, steps=150, batch=256, lr=0.01, lr_matrix=0.01, progress=False)
+    student = distil(one, steps=80, batch=256, progress=False)
     assert doubt(student, found) < doubt(one, found) - 0.3
 
 
@@ -74,8 +74,9 @@ def test_few_calls_write_better_after_it_and_the_teacher_is_as_it_was(world):
     teacher = build(world, net=NET)
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     student, four = distil(teacher, steps=80, batch=64, progress=False), Writing(4, "together", 1.0, "second-order", 1.0)
-    nats = [teacher.net.counted.nats(m.write_ids(300, four, seed=3)) for m in (teacher, student)]
-    assert nats[1].mean() < nats[0].mean() - 3 * (nats[0].std() + nats[1].std()) / 300**0.5
+    told = [teacher.net.counted.nats(m.write_ids(500, four, seed=3)) for m in (teacher, student)]  # from the same noise
+    gain = told[0] - told[1]
+    assert gain.mean() > 3 * gain.std() / 500**0.5
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
 
 
