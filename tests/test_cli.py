@@ -32,7 +32,21 @@ def test_train_write_with_own_text(tmp_path):
     assert foreign.returncode == 2 and len(foreign.stderr.splitlines()) == 1
 
 
+def test_distil_and_write_in_few_calls(tmp_path):
+    made = vtd("distil", "--steps", 2, "--batch", 8, "--calls", 4, "--out", "s.st", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    tip = made.stdout.splitlines()[-1].split("vtd write ")[1].split()
+    wrote = vtd("write", *tip, "-n", 2, cwd=tmp_path)
+    assert wrote.returncode == 0 and len(wrote.stdout.splitlines()) == 2
+    before = (tmp_path / "s.st").read_bytes()
+    assert vtd("distil", "--steps", 2, "--batch", 8, "--calls", 4, "--out", "s.st", cwd=tmp_path).returncode == 0
+    other = vtd("distil", "--steps", 3, "--batch", 8, "--calls", 4, "--out", "s.st", cwd=tmp_path)
+    assert other.returncode == 2 and "--again" in other.stderr and len(other.stderr.splitlines()) == 1
+    assert (tmp_path / "s.st").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["s.st"]
+
+
 @pytest.mark.parametrize("words, says", [
+    (["distil", "none.st"], "no model file none.st"), (["distil", "--calls", "1"], "2 or more calls"), (["distil", "--out", "nowhere/s.st"], "a folder that exists"),
     (["train", "--text", "none.txt"], "there is no file"), (["train", "--text", "empty.txt"], "is empty"),
     (["train", "--text", "binary.txt"], "binary"), (["train", "--text", "latin.txt"], "not UTF-8"),
     (["train", "--text", "short.txt"], "need at least"), (["train", "--grid", "2x2x1"], "2x2x1"),
