@@ -42,11 +42,13 @@ def test_distil_and_write_in_few_calls(tmp_path):
     assert vtd("distil", "--steps", 2, "--batch", 8, "--calls", 4, "--out", "s.st", cwd=tmp_path).returncode == 0
     other = vtd("distil", "--steps", 3, "--batch", 8, "--calls", 4, "--out", "s.st", cwd=tmp_path)
     assert other.returncode == 2 and "--again" in other.stderr and len(other.stderr.splitlines()) == 1
+    itself = vtd("distil", "s.st", "--out", "s.st", "--again", cwd=tmp_path)
+    assert itself.returncode == 2 and "another file" in itself.stderr
     assert (tmp_path / "s.st").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["s.st"]
 
 
 @pytest.mark.parametrize("words, says", [
-    (["distil", "none.st"], "no model file none.st"), (["distil", "--calls", "1"], "2 or more calls"), (["distil", "--out", "nowhere/s.st"], "a folder that exists"),
+    (["distil", "none.st"], "no model file none.st"), (["distil", "--calls", "1"], "2 or more calls"), (["distil", "--temperature", "0"], "above 0"), (["distil", "--out", "nowhere/s.st"], "a folder that exists"),
     (["train", "--text", "none.txt"], "there is no file"), (["train", "--text", "empty.txt"], "is empty"),
     (["train", "--text", "binary.txt"], "binary"), (["train", "--text", "latin.txt"], "not UTF-8"),
     (["train", "--text", "short.txt"], "need at least"), (["train", "--grid", "2x2x1"], "2x2x1"),
