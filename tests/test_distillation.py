@@ -102,3 +102,22 @@ def test_a_student_is_a_model_like_any_other(world, tmp_path):
 @pytest.mark.parametrize("wrong", [{"calls": 1, "keep": 1}, {"keep": 0}, {"calls": 4, "keep": 5}, {"temperature": 0.0}])
 def test_what_makes_no_sense_is_refused(wrong, world):
     with pytest.raises(TrainingError): Student(build(world, net=NET), **wrong)
+
+
+def test_the_chapter_measures_the_student_of_the_model_that_it_judges(world, capsys):
+    from vtd.chapters import writing_pages as chapter
+
+    assert chapter.get_student("student", "mine.safetensors", 0.0) is None and "left out" in capsys.readouterr().out
+    assert chapter.get_student("student", "default", 5.0) is None and chapter.get_student("", "default", 0.0) is None
+    out = chapter.Written(model=build(world, net=NET))
+    chapter.measure_student(out, out.model, pages=6, seeds=[1, 2], exact_pages=4, tried=(2,))
+    n = out.numbers
+    assert n["few_student_accepted_2"] == n["few_teacher_2"] and n["few_exact_2"].n == 4 and n["few_surer_distinct_2"].n == 12
+
+
+def test_the_shipped_student_is_the_shipped_model_s():
+    teacher, student = GridDiffusion.load(), GridDiffusion.load("student")
+    assert torch.equal(teacher.codebook.patterns, student.codebook.patterns) and student.vocabulary.tokens == teacher.vocabulary.tokens
+    assert "distilled" in student.record and student.record["recipe"] == teacher.record["recipe"]
+    found = grid_moments(teacher, 40, 16, 4, 1.0, dice(9))
+    assert doubt(student, found) < doubt(teacher, found) - 0.2

@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 
 States = Annotated[int | None, typer.Option(help="Start from so many hidden states, learned from the text, in place of counts; 400 for the little world.")]
 Reread = Annotated[bool, typer.Option("--reread", help="Halfway through the network, read the belief so far again.")]
-Model = Annotated[str, typer.Option("--model", help="A model file made by `vtd train`, or `default`: the one that ships.")]
+Model = Annotated[str, typer.Option("--model", help="A model file made by `vtd train`, or one that ships: `default`, or `student`, for few calls.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'CALLED', 'exact_denoiser', 'write_exactly', 'way', 'Written', 'get_model', 'untrained', 'write_pages',
-           'accepted', 'key', 'measure_writing', 'measure_calls', 'measure_bound', 'measure_four', 'measure_infilling',
-           'measure_reading', 'measure_guidance', 'measure_memory', 'judge_claims', 'run']
+           'accepted', 'key', 'measure_writing', 'measure_calls', 'measure_bound', 'measure_four', 'get_student',
+           'measure_student', 'measure_infilling', 'measure_reading', 'measure_guidance', 'measure_memory',
+           'judge_claims', 'run']
 
 # %% ../../nbs/chapters/11_writing_pages.ipynb #98d4b69b
 import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,29 @@ def measure_four(out: Written, model, *, pages, seeds, exact_pages, temperatures
                                  ("novel", lab.proportion(found["novel"], max(found["accepted"], 1)))):
                 out.numbers[f"four_{name}_{what}_{temperature:g}"] = number
 
+
+def get_student(student: str, model: str, train_minutes: float) -> GridDiffusion | None:
+    "The student of the model that is judged; None where there is none."
+    if student == "student" and (model != "default" or train_minutes):
+        print("the student that ships is the shipped model's: left out")
+        return None
+    return GridDiffusion.load(student) if student else None
+
+
+def measure_student(out: Written, student, *, pages, seeds, exact_pages, tried=(2, 4, 8, 16)) -> None:
+    "All places together, second order, at temperatures 1 and 0.5: acceptance and variety of the student by number of calls, and of its teacher and the exact denoiser at 1."
+    corpus = Recipe().corpus()
+    for calls in tried:
+        path = Writing(calls, "together", 1.0, "second-order", temperature=1.0)
+        out.numbers[f"few_exact_{calls}"] = accepted(write_exactly(student, exact_pages, path))
+        out.numbers[f"few_teacher_{calls}"] = accepted(write_pages(out.model, path, pages, seeds))
+        for name, temperature in (("student", 1.0), ("surer", 0.5)):
+            ids = write_pages(student, replace(path, temperature=temperature), pages, seeds)
+            found = judge_pages(ids, corpus)
+            for what, number in (("accepted", accepted(ids)), ("distinct", lab.proportion(found["distinct"], len(ids))), ("novel", lab.proportion(found["novel"], max(found["accepted"], 1)))):
+                out.numbers[f"few_{name}_{what}_{calls}"] = number
+    out.examples["student, four calls"] = [student.vocabulary.decode(page) for page in write_pages(student, Writing(4, "together", 1.0, "second-order", 1.0), 4, seeds[:1]).tolist()]
+
 # %% ../../nbs/chapters/11_writing_pages.ipynb #1d23f236
 def measure_infilling(out: Written, model, control, *, nfe, temperature, n: int = 50) -> None:
     "Share of held-out sentences that are good sentences again after a third of their words was blanked and refilled."
@@ -225,7 +249,7 @@ def judge_claims(out: Written) -> None:
         "cause": f"The grids are coin tosses, and a denoiser with a categorical head writes sentences with them: {n['accepted']:.1% ci}, by counted word pairs alone {n['accepted_pairs']:.1% ci}."}
 
 
-def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pages: int = 25, temperature: float = 0.5,
+def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pages: int = 25, temperature: float = 0.5, student: str = "student",
         seeds: list[int] = list(range(100, 110)),  # noqa: B006, B008
         held_out: int = 200, draws: int = 12, exact_pages: int = 100, topics: list[str] = ["ocean", "puppy", "royal palace", "joy"],  # noqa: B006
         strengths: list[float] = [0.0, 1.0, 4.0, 8.0], folder: str | Path = "_runs/writing-pages/work") -> Written:  # noqa: B006
@@ -240,6 +264,7 @@ def run(*, model: str = "default", train_minutes: float = 0.0, nfe: int = 16, pa
     measure_writing(out, writer, control, nfe=nfe, pages=pages, temperature=temperature, seeds=seeds, exact_pages=exact_pages)
     measure_calls(out, writer, pages=pages, temperature=temperature, seeds=seeds[:3], exact_pages=exact_pages)
     measure_four(out, writer, pages=pages, seeds=seeds, exact_pages=exact_pages)
+    if pupil := get_student(student, model, train_minutes): measure_student(out, pupil, pages=pages, seeds=seeds, exact_pages=exact_pages)
     measure_bound(out, writer, held_out=held_out, draws=draws)
     measure_infilling(out, writer, control, nfe=nfe, temperature=temperature)
     measure_reading(out, writer, Path(folder))
