@@ -284,7 +284,7 @@ def trained(contest: Contest, name: str, seed: int, checkpoint: Path, device: st
     history.seconds, history.cpu_seconds = history.seconds + model.history.seconds, history.cpu_seconds + model.history.cpu_seconds
     return model, curve, history
 
-
+# %% ../nbs/lib/13_contest.ipynb #16c0f179
 def play(contest: Contest, name: str, seed: int, folder: str | Path, device: str = "cpu") -> dict:
     "Trains and measures one entry with one seed on a device (of a CPU, one core), or reads what is there."
     path = Path(folder) / f"{name.replace(' ', '-')}-{seed}-{contest.fingerprint(name, seed)}.json"
