@@ -90,6 +90,13 @@ def test_few_calls_are_compared_with_the_teacher_and_with_masked_diffusion(folde
     assert out.claims["G6"]["verdict"] == "depends"  # good in two calls, not in four
 
 
+def test_pages_are_compared_at_equal_variety():
+    """On the line through the other's temperatures: (9, 2.0) and (8, 1.5), so 1.75 at 8.5."""
+    def page(triples, judge): return {"trigram_entropy": triples, "judge": judge}
+    mine, theirs = {"written": {"a/4/1": page(8.5, 1.7)}}, {"written": {"b/4/1": page(9.0, 2.0), "b/4/0.7": page(8.0, 1.5)}}
+    assert chapter.apart(mine, theirs, "a", "b", 4, (1.0, 0.7)) == pytest.approx(-0.05)
+
+
 def test_differences_are_paired_by_seed():
     out = chapter.Standing()
     def seen(path, value): return {path: {"value": value, "texts": [value - 1, value + 1]}}

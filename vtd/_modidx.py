@@ -467,6 +467,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'vtd/chapters/gradient_flow.py')},
             'vtd.chapters.grid_diffusion': { 'vtd.chapters.grid_diffusion.Standing': ( 'chapters/grid_diffusion.html#standing',
                                                                                        'vtd/chapters/grid_diffusion.py'),
+                                             'vtd.chapters.grid_diffusion.apart': ( 'chapters/grid_diffusion.html#apart',
+                                                                                    'vtd/chapters/grid_diffusion.py'),
                                              'vtd.chapters.grid_diffusion.both': ( 'chapters/grid_diffusion.html#both',
                                                                                    'vtd/chapters/grid_diffusion.py'),
                                              'vtd.chapters.grid_diffusion.curve_of': ( 'chapters/grid_diffusion.html#curve_of',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW', 'Standing', 'key', 'over_seeds', 'difference', 'note_difference', 'note_bits', 'note_variants', 'note_written',
-           'note_counting', 'both', 'judge_claims', 'judge_training', 'judge_cost', 'note_calls', 'judge_calls',
-           'curve_of', 'run']
+           'note_counting', 'both', 'judge_claims', 'judge_training', 'judge_cost', 'apart', 'note_calls',
+           'judge_calls', 'curve_of', 'run']
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #8ce3c5ad
 import math
@@ -185,12 +185,22 @@ FEW = (("distilled", "together, second order", "masked", "spaced"), ("distilled"
        ("masked distilled", "spaced", "masked", "spaced"), ("longer", "together, second order", "grid", "together, second order"))  # entry and way, beside which
 
 
+def apart(mine: dict, theirs: dict, way: str, other: str, calls: int, temperatures: Sequence[float]) -> float:
+    """Judge's bits of one run's pages minus another's at equal entropy of triples, on the straight line through the other's first two temperatures."""
+    at = [theirs["written"][f"{other}/{calls}/{t:g}"] for t in temperatures[:2]]
+    seen = mine["written"][f"{way}/{calls}/{temperatures[0]:g}"]
+    share = (seen["trigram_entropy"] - at[0]["trigram_entropy"]) / (at[1]["trigram_entropy"] - at[0]["trigram_entropy"])
+    return seen["judge"] - at[0]["judge"] - share * (at[1]["judge"] - at[0]["judge"])
+
+
 def note_calls(out: Standing, contest: Contest, runs: dict[str, list[dict]]) -> None:
     """Pages written in few calls, at the first temperature: judge's bits, entropy of triples and divergence of one entry's way minus another's, paired by seed; and what distilling took."""
     for a, way, b, other in (each for each in FEW if {each[0], each[2]} <= set(runs) and contest.pages):
         for calls, measure in ((c, m) for c in contest.calls for m in ("judge", "trigram_entropy", "divergence")):
             seen = [[r["written"][f"{w}/{calls}/{contest.temperatures[0]:g}"][measure] for r in runs[name]] for name, w in ((a, way), (b, other))]
             out.numbers[key(a, "minus", b, measure, str(calls))] = over_seeds([x - y for x, y in zip(*seen, strict=True)])
+        for calls in contest.calls if len(contest.temperatures) > 1 else ():
+            out.numbers[key(a, "minus", b, "alike", str(calls))] = over_seeds([apart(x, y, way, other, calls, contest.temperatures) for x, y in zip(runs[a], runs[b], strict=True)])
     for name in ("distilled", "longer"):
         if name in runs: out.numbers[f"time_ratio_{name}"] = over_seeds([x["cpu_seconds"] / y["cpu_seconds"] for x, y in zip(runs[name], runs["grid"], strict=True)])
 
@@ -198,9 +208,9 @@ def note_calls(out: Standing, contest: Contest, runs: dict[str, list[dict]]) -> 
 def judge_calls(out: Standing, calls: list[int]) -> None:
     """Two claims about distillation, where a contest has what they ask."""
     n, claims, said = out.numbers, out.claims, ", ".join(map(str, calls))
-    found = {name: [n[f"{name}_judge_{c}"] for c in calls] for name in ("distilled_minus_masked", "masked_distilled_minus_masked", "distilled_minus_grid") if calls and f"{name}_judge_{calls[0]}" in n}
+    found = {name: [n.get(f"{name}_alike_{c}", n[f"{name}_judge_{c}"]) for c in calls] for name in ("distilled_minus_masked", "masked_distilled_minus_masked", "distilled_minus_grid") if calls and f"{name}_judge_{calls[0]}" in n}
     if (gaps := found.get("distilled_minus_masked")):
-        claims["G6"] = {"claim": f"distilled, noisy grids with all places together write pages in {said} calls that the judge gives at most 0.05 bits a token more than those of masked diffusion in spaced order", "theirs": "",
+        claims["G6"] = {"claim": f"distilled, noisy grids with all places together write pages in {said} calls that the judge gives at most 0.05 bits a token more than those of masked diffusion in spaced order" + ", at equal entropy of triples" * (f"distilled_minus_masked_alike_{calls[0]}" in n), "theirs": "",
                         "verdict": lab.combine(*(lab.verdict(gap, below=0.05) for gap in gaps)), "ours": gaps[0], "cause": (
                             "Difference of the judge's bits: " + ", ".join(f"{gap:+.2f ci} with {c} calls" for gap, c in zip(gaps, calls, strict=True)) + "; beside its own teacher "
                             + ", ".join(f"{gap:+.2f ci}" for gap in found["distilled_minus_grid"]) + ".")}
