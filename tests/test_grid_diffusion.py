@@ -95,6 +95,8 @@ def test_pages_are_compared_at_equal_variety():
     def page(triples, judge): return {"trigram_entropy": triples, "judge": judge}
     mine, theirs = {"written": {"a/4/1": page(8.5, 1.7)}}, {"written": {"b/4/1": page(9.0, 2.0), "b/4/0.7": page(8.0, 1.5)}}
     assert chapter.apart(mine, theirs, "a", "b", 4, (1.0, 0.7)) == pytest.approx(-0.05)
+    theirs["written"]["b/4/0.7"] = page(9.0, 1.5)
+    assert chapter.apart(mine, theirs, "a", "b", 4, (1.0, 0.7)) == pytest.approx(-0.3)
 
 
 def test_differences_are_paired_by_seed():

@@ -186,10 +186,11 @@ FEW = (("distilled", "together, second order", "masked", "spaced"), ("distilled"
 
 
 def apart(mine: dict, theirs: dict, way: str, other: str, calls: int, temperatures: Sequence[float]) -> float:
-    """Judge's bits of one run's pages minus another's at equal entropy of triples, on the straight line through the other's first two temperatures."""
+    """Judge's bits of one run's pages minus another's at equal entropy of triples, on the straight line through the other's first two temperatures (the first, if both are equally varied)."""
     at = [theirs["written"][f"{other}/{calls}/{t:g}"] for t in temperatures[:2]]
     seen = mine["written"][f"{way}/{calls}/{temperatures[0]:g}"]
-    share = (seen["trigram_entropy"] - at[0]["trigram_entropy"]) / (at[1]["trigram_entropy"] - at[0]["trigram_entropy"])
+    spread = at[1]["trigram_entropy"] - at[0]["trigram_entropy"]
+    share = (seen["trigram_entropy"] - at[0]["trigram_entropy"]) / spread if spread else 0.0
     return seen["judge"] - at[0]["judge"] - share * (at[1]["judge"] - at[0]["judge"])
 
 
@@ -216,7 +217,7 @@ def judge_calls(out: Standing, calls: list[int]) -> None:
                             + ", ".join(f"{gap:+.2f ci}" for gap in found["distilled_minus_grid"]) + ".")}
     if (gaps := found.get("masked_distilled_minus_masked")):
         claims["G7"] = {"claim": f"masked diffusion, distilled likewise, writes pages in {calls[0]} calls that the judge gives at least 0.1 bits a token less than before", "theirs": "",
-                        "verdict": lab.verdict(gaps[0], below=-0.1), "ours": gaps[0], "cause": f"It changes by {gaps[0]:+.2f ci}, noisy grids by {n[f'distilled_minus_grid_judge_{calls[0]}']:+.2f ci}: noise decides how a page will end, and a blank does not."}
+                        "verdict": lab.verdict(gaps[0], below=-0.1), "ours": gaps[0], "cause": f"It changes by {gaps[0]:+.2f ci}" + (f", noisy grids by {found['distilled_minus_grid'][0]:+.2f ci}." if "distilled_minus_grid" in found else ".")}
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #af9676bd
 def curve_of(each: list[dict]) -> list[list[float]]:
