@@ -13,6 +13,7 @@ import json
 import math
 import time
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -172,19 +173,17 @@ def get_student(student: str, model: str, train_minutes: float) -> GridDiffusion
     return GridDiffusion.load(student) if student else None
 
 
-def measure_student(out: Written, student, *, pages, seeds, exact_pages, tried=(2, 4, 8, 16)) -> None:
-    "All places together, second order, at temperatures 1 and 0.5: acceptance and variety of the student by number of calls, and of its teacher and the exact denoiser at 1."
+def measure_student(out: Written, student, *, pages, seeds, exact_pages, tried=(2, 4, 8, 16), temperatures=(1.0, 0.7, 0.5)) -> None:
+    "All places together, second order: acceptance and variety of the student and, as control, of its teacher, by number of calls and temperature; and of the exact denoiser."
     corpus = Recipe().corpus()
     for calls in tried:
-        path = Writing(calls, "together", 1.0, "second-order", temperature=1.0)
+        path = Writing(calls, "together", 1.0, "second-order")
         out.numbers[f"few_exact_{calls}"] = accepted(write_exactly(student, exact_pages, path))
-        out.numbers[f"few_teacher_{calls}"] = accepted(write_pages(out.model, path, pages, seeds))
-        for name, temperature in (("student", 1.0), ("surer", 0.5)):
-            ids = write_pages(student, replace(path, temperature=temperature), pages, seeds)
+        for (name, writer), temperature in product((("student", student), ("teacher", out.model)), temperatures):
+            ids = write_pages(writer, replace(path, temperature=temperature), pages, seeds)
             found = judge_pages(ids, corpus)
             for what, number in (("accepted", accepted(ids)), ("distinct", lab.proportion(found["distinct"], len(ids))), ("novel", lab.proportion(found["novel"], max(found["accepted"], 1)))):
-                out.numbers[f"few_{name}_{what}_{calls}"] = number
-    out.examples["student, four calls"] = [student.vocabulary.decode(page) for page in write_pages(student, Writing(4, "together", 1.0, "second-order", 1.0), 4, seeds[:1]).tolist()]
+                out.numbers[f"few_{name}_{what}_{calls}_{temperature:g}".replace(".", "")] = number
 
 # %% ../../nbs/chapters/11_writing_pages.ipynb #1d23f236
 def measure_infilling(out: Written, model, control, *, nfe, temperature, n: int = 50) -> None:
