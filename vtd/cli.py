@@ -131,7 +131,7 @@ def report(model, corpus) -> None:
 def distil(
     model: Annotated[str, typer.Argument(help="The teacher: a model that vtd train has made, or default.")] = "default",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 300,
-    batch: Annotated[int | None, typer.Option(help="Moments of pages a step. Default: about 1,024 tokens.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Moments of pages a step. Default: about 1,024 tokens.")] = None,
     calls: Annotated[int, typer.Option(help="In so many calls the teacher writes a page.")] = 16,
     temperature: Annotated[float, typer.Option(help="At which the teacher writes; below 1: safer words.")] = 1.0,
     seed: Seed = 0, device: Device = "auto",
