@@ -72,12 +72,13 @@ def test_of_a_text_it_says_what_counting_alone_gives_and_how_far_below_it_grids_
 
 
 def test_few_calls_are_compared_with_the_teacher_and_with_masked_diffusion(folder):
-    out = chapter.run(**small(folder, entries=["grid", "masked", "distilled", "masked distilled", "longer"], variants=[]))
+    out = chapter.run(**small(folder, entries=["grid", "masked", "distilled", "masked distilled", "longer", "masked longer"], variants=[]))
     n = out.numbers
     for a, b in (("distilled", "masked_spaced"), ("masked_distilled_spaced", "masked_spaced"), ("longer_together_second_order", "grid_together_second_order")):
         mine = n[f"written_{a if a != 'distilled' else 'distilled_together_second_order'}_2_1_judge"].value - n[f"written_{b}_2_1_judge"].value
         assert n[f"{a.split('_spaced')[0].split('_together')[0]}_minus_{b.split('_')[0]}_judge_2"].value == pytest.approx(mine)
-    assert n["time_ratio_longer"].value > 1 and n["time_ratio_distilled"].value > 1
+    assert min(n[f"time_ratio_{name}"].value for name in ("longer", "masked_longer", "distilled")) > 1
+    assert n["distilled_minus_masked_longer_judge_2"].value == pytest.approx(n["written_distilled_together_second_order_2_1_judge"].value - n["written_masked_longer_spaced_2_1_judge"].value, abs=1e-6)
     good, bad, none = lab.Number(-0.5, -0.6, -0.4, 3), lab.Number(0.5, 0.4, 0.6, 3), lab.Number(0.0, -0.05, 0.05, 3)
     for gap, gain, verdicts in ((good, none, ("holds", "refuted")), (bad, good, ("refuted", "holds")), (none, bad, ("holds", "refuted"))):
         n |= {"distilled_minus_masked_judge_2": gap, "masked_distilled_minus_masked_judge_2": gain}

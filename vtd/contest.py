@@ -67,7 +67,7 @@ ENTRIES = {
     "shared levels": Entry(clocks=SHARED), "masked by its bound": Entry("masked", objective="bound"),
     "even levels": Entry(options={"even_levels": True}), "two stages": Entry(options={"reconstruct_first": 0.3}), "taught": Entry(options={"taught": True}),
     "no tables": Entry(net={"fused": True}), "longer": Entry(options={"longer": 2.5}),
-    "distilled": Entry(options={"distil": 0.2}), "masked distilled": Entry("masked", options={"distil": 0.2}),
+    "distilled": Entry(options={"distil": 0.2}), "masked distilled": Entry("masked", options={"distil": 0.2}), "masked longer": Entry("masked", options={"longer": 2.5}),
 }
 
 # %% ../nbs/lib/13_contest.ipynb #d7d57ed6
