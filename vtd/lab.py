@@ -7,8 +7,8 @@ __all__ = ['RUN_ONE', 'HEAVIEST', 'run', 'find_run', 'run_many', 'publish', 'RES
            'ParameterError', 'Parameters', 'chapter_path', 'chapters', 'describe', 'parse', 'root', 'validate',
            'variant', 'write_chapter', 'CLAIM_TABLE', 'CLAIMS', 'Claim', 'Number', 'Record', 'Row', 'Verdict',
            'combine', 'load_record', 'mean_interval', 'mean_share', 'proportion', 'run_folder', 'run_id', 'save',
-           'verdict', 'write_text', 'Answer', 'answer', 'ledger', 'overview', 'published', 'results', 'sweeps',
-           'RunError', 'execute', 'reason']
+           'verdict', 'write_text', 'BADGES', 'Answer', 'answer', 'badge', 'ledger', 'overview', 'published', 'results',
+           'sweeps', 'table', 'verdicts', 'RunError', 'execute', 'reason']
 
 # %% ../nbs/lib/22_lab.ipynb #484afbac
 import ast
@@ -69,7 +69,7 @@ from vtd.records import (  # noqa: F401 -- chapters find these here
 )
 
 # %% ../nbs/lib/22_lab.ipynb #8a49f976
-from .answers import Answer, answer, ledger, overview, published, results, sweeps  # noqa: F401 -- chapters find these here
+from .answers import BADGES, Answer, answer, badge, ledger, overview, published, results, sweeps, table, verdicts  # noqa: F401 -- chapters find these here
 from .runner import RunError, execute, reason  # noqa: F401
 
 # %% ../nbs/lib/22_lab.ipynb #485d15ba
@@ -77,7 +77,7 @@ _all_ = [
     "RESERVED", "TYPES", "ChapterParameters", "ParameterError", "Parameters", "chapter_path", "chapters",
     "describe", "parse", "root", "validate", "variant", "write_chapter", "CLAIM_TABLE", "CLAIMS", "Claim", "Number",
     "Record", "Row", "Verdict", "combine", "load_record", "mean_interval", "mean_share", "proportion", "run_folder", "run_id",
-    "save", "verdict", "write_text", "Answer", "answer", "ledger", "overview", "published", "results", "sweeps", "RunError", "execute", "reason",
+    "save", "verdict", "write_text", "BADGES", "Answer", "answer", "badge", "ledger", "overview", "published", "results", "sweeps", "table", "verdicts", "RunError", "execute", "reason",
 ]
 
 # %% ../nbs/lib/22_lab.ipynb #3891e6ad
@@ -233,7 +233,8 @@ def _light(outputs: list[dict], base: Path) -> list[dict]:
         if out["output_type"] == "stream" and out["name"] == "stdout":
             kept.append({"output_type": "stream", "name": "stdout", "text": out["text"]})
         elif out["output_type"] in {"display_data", "execute_result"}:
-            data = {m: v for m, v in out["data"].items() if "widget" not in m and len(json.dumps(v)) < HEAVIEST}
+            told = "text/markdown" in out["data"]  # what it says need not stand there twice
+            data = {m: v for m, v in out["data"].items() if "widget" not in m and not (told and m == "text/plain") and len(json.dumps(v)) < HEAVIEST}
             if data:
                 count = {"execution_count": None} if out["output_type"] == "execute_result" else {}
                 kept.append({"output_type": out["output_type"], "data": data, "metadata": {}} | count)
@@ -258,7 +259,7 @@ def _answer_again(source: Path) -> None:
             continue
         call = ast.parse(text).body[0].value
         said = answer(*(ast.literal_eval(a) for a in call.args))
-        data = {"text/markdown": said.splitlines(keepends=True), "text/plain": repr(str(said)).splitlines(keepends=True)}
+        data = {"text/markdown": said.splitlines(keepends=True)}
         cell["outputs"] = [{"output_type": "execute_result", "execution_count": None, "metadata": {}, "data": data}]
     write_text(source, json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 

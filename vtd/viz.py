@@ -7,8 +7,8 @@ __all__ = ['CLASSES', 'DASHES', 'SYMBOLS', 'FONT', 'INK', 'FAINT', 'LINE', 'AXIS
            'check_series', 'draw_lines', 'bounds', 'draw_row', 'draw_intervals', 'check_flow', 'flow_axis', 'flow_says',
            'flow_traces', 'draw_gradient_flow', 'draw_gradient_steps', 'check_association', 'bin_association',
            'bin_names', 'draw_association', 'spread', 'check_landscape', 'draw_landscape', 'draw_loss_line',
-           'check_points', 'add_points', 'draw_information', 'add_unreached', 'draw_vocabulary', 'Player', 'draw_page',
-           'draw_player']
+           'check_points', 'add_points', 'draw_information', 'add_unreached', 'draw_vocabulary', 'draw_panels',
+           'Player', 'draw_page', 'draw_player']
 
 # %% ../nbs/lib/20_viz.ipynb #92050eaf
 import html
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.subplots import make_subplots
 
 from .grids import visible
 from .player import Player, draw_page, draw_player  # noqa: F401  offered here too
@@ -364,8 +365,8 @@ def check_points(name: str, data: dict) -> dict[str, list]:
     return points | {"names": [""] * len(points["x"]) if names is None else [f"{plain(text)}: " for text in names]}
 
 
-def add_points(fig: go.Figure, i: int, name: str, points: dict, mode: str = "markers", symbol: str | None = None) -> None:
-    """Points with intervals both ways, in the colour and symbol of group `i`."""
+def add_points(fig: go.Figure, i: int, name: str, points: dict, mode: str = "markers", symbol: str | None = None, **place) -> None:
+    """Points with intervals both ways, in the colour and symbol of group `i`; `place` goes to plotly (`row` and `col` of a panel)."""
     k, bars = i % len(CLASSES), {}
     for axis, low, high in (("x", "x_low", "x_high"), ("y", "low", "high")):
         if low not in points: continue
@@ -374,7 +375,7 @@ def add_points(fig: go.Figure, i: int, name: str, points: dict, mode: str = "mar
                                  "symmetric": False, "thickness": 1.6, "width": 4}
     fig.add_scatter(x=points["x"], y=points["y"], mode=mode, name=plain(name), legendgroup=str(i), hovertext=points["names"],
                     hovertemplate="%{hovertext}%{x:.4g}, %{y:.4g}", line={"color": CLASSES[k], "dash": DASHES[k], "width": 2},
-                    marker={"symbol": symbol or SYMBOLS[k], "size": 10, "color": CLASSES[k]}, **bars)
+                    marker={"symbol": symbol or SYMBOLS[k], "size": 10, "color": CLASSES[k]}, **bars, **place)
 
 # %% ../nbs/lib/20_viz.ipynb #e25d631c
 def draw_information(points: dict[str, dict], curve: dict | None = None, *, entropy: float | None = None, alt: str,
@@ -439,3 +440,20 @@ def draw_vocabulary(series: dict[str, dict], notes: dict | None = None, *, y: st
     ticks = [m * 10.0**d for d in range(-9, 10) for m in ((1,) if np.ptp(heights) > 1.5 else (1, 2, 5))]
     fig.update_yaxes(title_text=plain(y), type="log", tickvals=[t for t in ticks if np.log10(t) <= heights.max() + 0.01])
     return fig.update_layout(height=400 + 20 * len(groups), showlegend=True, hovermode="closest")
+
+# %% ../nbs/lib/20_viz.ipynb #d173d3b1
+def draw_panels(panels: dict[str, dict[str, dict]], *, x: str, y: str, alt: str, star: tuple[str, float, float] | None = None) -> go.Figure:
+    """Panels `{title: {name: {x, y, names=None, low=None, high=None}}}`, two in a row: the points of a name joined by a line.
+
+    `star` (name, x, y) is marked in all of them. ValueError without an alt text or panels, or if lengths differ."""
+    if not panels: raise ValueError("there is nothing to draw: no panels")
+    rows, names = -(-len(panels) // 2), list(dict.fromkeys(name for groups in panels.values() for name in groups))
+    told, where = blank(alt, None).layout.meta, [{"row": p // 2 + 1, "col": p % 2 + 1} for p in range(len(panels))]
+    fig = make_subplots(rows=rows, cols=min(2, len(panels)), subplot_titles=[plain(title) for title in panels], vertical_spacing=0.32 / rows)
+    first = {name: next(p for p, groups in enumerate(panels.values()) if name in groups) for name in names}
+    for p, groups in enumerate(panels.values()):
+        for name, data in groups.items(): add_points(fig, names.index(name), name, check_points(name, data), "lines+markers", showlegend=p == first[name], **where[p])
+        if star: fig.add_scatter(x=[star[1]], y=[star[2]], mode="markers", name=plain(star[0]), legendgroup="star", marker={"symbol": "star", "size": 14, "color": INK}, showlegend=p == 0, **where[p])
+    fig.update_xaxes(title_text=plain(x))
+    fig.update_yaxes(title_text=plain(y))
+    return fig.update_layout(height=180 + 300 * rows, hovermode="closest", showlegend=True, margin_t=150, legend_y=1 + 0.13 / rows, meta=told)
