@@ -173,8 +173,8 @@ def note_cell(out: Measured, name: str, runs: list[dict]) -> None:
     arrived = [run["steps"] for run in runs if run["steps"] is not None]
     out.numbers["reached_" + name] = lab.proportion(len(arrived), len(runs))
     if len(arrived) > 1: out.numbers["steps_" + name] = lab.mean_interval(arrived)
-    for what in ("seconds", "accuracy", "fresh"):
-        out.numbers[f"{what}_{name}"] = lab.mean_interval([run[what] for run in runs])
+    for what, mean in (("seconds", lab.mean_interval), ("accuracy", lab.mean_share), ("fresh", lab.mean_share)):
+        out.numbers[f"{what}_{name}"] = mean([run[what] for run in runs])
 
 
 def measure_reach(out: Measured, *, relaxations, controls, decoders, grids, seeds, **options) -> None:
@@ -247,8 +247,8 @@ def train_on_text(codec: Codec, prior: Tensor, seed: int, *, steps, batch, lr, o
 def note_means(out: Measured, name: str, runs: list[dict[str, float]]) -> None:
     """Every entry of the runs as a mean over seeds, or as the share of seeds that collapsed."""
     for what in runs[0]:
-        values = [run[what] for run in runs]
-        out.numbers[f"{what}_{name}"] = lab.proportion(sum(map(int, values)), len(values)) if what == "collapsed" else lab.mean_interval(values)
+        values, mean = [run[what] for run in runs], lab.mean_share if what in ("dominant", "right") else lab.mean_interval
+        out.numbers[f"{what}_{name}"] = lab.proportion(sum(map(int, values)), len(values)) if what == "collapsed" else mean(values)
 
 # %% ../../nbs/chapters/01_gradient_flow.ipynb #f6d18786
 def measure_phase_one(out: Measured, *, words, steps, batch, seeds) -> None:
