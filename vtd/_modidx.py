@@ -45,6 +45,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'vtd.answers._measured': ('lib/answers.html#_measured', 'vtd/answers.py'),
                              'vtd.answers._spoken': ('lib/answers.html#_spoken', 'vtd/answers.py'),
                              'vtd.answers._swept': ('lib/answers.html#_swept', 'vtd/answers.py'),
+                             'vtd.answers._width': ('lib/answers.html#_width', 'vtd/answers.py'),
                              'vtd.answers.answer': ('lib/answers.html#answer', 'vtd/answers.py'),
                              'vtd.answers.badge': ('lib/answers.html#badge', 'vtd/answers.py'),
                              'vtd.answers.ledger': ('lib/answers.html#ledger', 'vtd/answers.py'),

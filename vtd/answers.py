@@ -162,14 +162,20 @@ def _effort(record: Record) -> int:
     return math.prod(sizes) if all(isinstance(x, int) for x in sizes) else 0
 
 
+def _width(claim: Claim) -> float:
+    "Width of the interval of what we found; endless where there is none."
+    return claim.ours.high - claim.ours.low if isinstance(claim.ours, Number) and claim.ours.low is not None else math.inf
+
+
 def _measured() -> dict[str, tuple[str, Claim]]:
     """Claim -> (record, claim): the chapter that the table names goes before others, the longest training before shorter ones,
-    a plain record before its variants. Records of that chapter whose verdict differs are named in the cause."""
+    of equal trainings the narrower interval, a plain record before its variants. Records of that chapter whose verdict differs are named in the cause."""
     found: dict[str, list[tuple[tuple, str, Claim]]] = {}
     for path in sorted((root() / "results").glob("*.json"), key=lambda p: (p.stem.count("."), p.stem)):
         record = load_record(path)
         for key, claim in record.claims.items():
-            rank = (key in CLAIMS and CLAIMS[key].chapter == record.chapter, _effort(record))
+            effort = _effort(record)
+            rank = (key in CLAIMS and CLAIMS[key].chapter == record.chapter, effort, -_width(claim) if effort else 0)
             found.setdefault(key, []).append((rank, path.stem, claim))
     return {key: _spoken(records) for key, records in found.items()}
 
