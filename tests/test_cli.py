@@ -1,10 +1,12 @@
 """The command as a person meets it: it does what it says, and bad input ends in one line, exit 2, nothing written."""
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from vtd import lab
 from vtd.text import little_world
 
 
@@ -74,3 +76,16 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, words, says):
 def test_doctor_tells_what_is_here():
     found = vtd("doctor")
     assert found.returncode == 0 and "default model" in found.stdout and "quarto" in found.stdout
+
+
+def test_a_run_tells_its_verdicts_or_as_json_its_record(tmp_path, monkeypatch):
+    monkeypatch.setenv("VTD_ROOT", str(tmp_path))
+    lab.write_chapter(tmp_path, "01_adds_up.ipynb", {
+        "md": "# Does it?", "parameters": "a:int = 2  # a number",
+        "save": "from vtd import lab\nlab.save('adds-up', dict(a=a), seeds=[0], numbers={'sum': a + 2}, claims={'K0': {'claim': 'it is four', 'verdict': lab.verdict(a + 2, above=4), 'ours': 'sum', 'cause': 'arithmetic'}})"})
+    run = vtd("run", "adds-up")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[0] == "✓ K0 holds: it is four. Ours: 4. arithmetic" and "1 numbers, seeds 0" in run.stdout
+    whole = vtd("run", "adds-up", "-p", "a=1", "--json")
+    record = json.loads(whole.stdout)
+    assert record["numbers"]["sum"]["value"] == 3 and record["claims"]["K0"]["verdict"] == "refuted" and "notebook and record" in whole.stderr

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'EMPTY', 'RUNS', 'NO_RUNS', 'MARKUP', 'BADGES', 'published', 'sweeps', 'results', 'overview', 'Answer',
-           'answer', 'table', 'badge', 'ledger', 'verdicts']
+           'answer', 'table', 'badge', 'ledger', 'verdicts', 'told']
 
 # %% ../nbs/lib/22_answers.ipynb #ee274bf1
 import math
 import re
 import string
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -209,8 +210,19 @@ def ledger() -> Any:
     return pd.DataFrame([_ledger_row(key, *found.get(key, nothing)) for key in keys])
 
 # %% ../nbs/lib/22_answers.ipynb #f5875e3b
+def _rows(record: Record) -> list[dict[str, Any]]:
+    "The claims of a record as rows of the ledger, C5 before C10."
+    order = lambda key: (key.rstrip("0123456789"), int("0" + re.sub(r"\D", "", key)))  # noqa: E731
+    return [_ledger_row(key, record.chapter, record.claims[key]) for key in sorted(record.claims, key=order)]
+
+
 def verdicts(record: Record) -> Answer:
     """The claims of a record as Markdown: each with its badge, what the notes found, what we did, and the cause."""
-    rows = [_ledger_row(key, record.chapter, claim) for key, claim in record.claims.items()]
     return Answer("\n".join(
-        f"* {badge(row['verdict'])} **{row['claim']}** {row['says']}{' (notes: ' + row['theirs'] + ')' if row['theirs'] else ''}. Ours: {row['ours']}.  \n  {row['cause']}" for row in rows))
+        f"* {badge(row['verdict'])} **{row['claim']}** {row['says']}{' (notes: ' + row['theirs'] + ')' if row['theirs'] else ''}. Ours: {row['ours']}.  \n  {row['cause']}" for row in _rows(record)))
+
+# %% ../nbs/lib/22_answers.ipynb #ea31296f
+def told(record: Record, width: int = 100) -> str:
+    """The claims of a record, and how many numbers it holds, in lines for a terminal."""
+    lines = [textwrap.fill(f"{BADGES[row['verdict']][0]} {row['claim']} {row['verdict']}: {row['says']}. Ours: {row['ours']}. {row['cause']}", width, subsequent_indent="    ") for row in _rows(record)]
+    return "\n".join([*lines, f"{len(record.numbers)} numbers, seeds {', '.join(map(str, record.seeds))}, {record.device}"])

@@ -10,6 +10,7 @@ __all__ = ['app', 'States', 'Reread', 'Model', 'Device', 'Seed', 'EXTRAS', 'fail
 # %% ../nbs/lib/23_cli.ipynb #bf6ffa54
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -233,6 +234,7 @@ def run(
     again: Annotated[bool, typer.Option("--again", help="Run even if this very run is there.")] = False,
     page: Annotated[bool, typer.Option("--page", help="Make the site again, with this run on the chapter's page.")] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Put its results in place of the published ones.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole record, for another program, in place of its verdicts.")] = False,
 ):
     "Re-run a chapter with other parameters, by papermill; its record goes to _runs/."
     from vtd import lab
@@ -242,10 +244,12 @@ def run(
     except lab.RunError as error:
         print(f"vtd: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    print(record.text())
-    print(f"notebook and record: {lab.find_run(chapter, **chosen)}")
-    if publish: print(f"published: {lab.publish(chapter, variant, **chosen)}")
-    if page: print(f"its page: {show_run(chapter, lab.find_run(chapter, **chosen))}")
+    print(record.text() if as_json else lab.told(record))
+    where = lab.find_run(chapter, **chosen)
+    say = partial(print, file=sys.stderr if as_json else sys.stdout)  # what another program reads is the record alone
+    say(f"notebook and record: {where}")
+    if publish: say(f"published: {lab.publish(chapter, variant, **chosen)}")
+    if page: say(f"its page: {show_run(chapter, where)}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ __all__ = ['RUN_ONE', 'HEAVIEST', 'run', 'find_run', 'run_many', 'publish', 'RES
            'variant', 'write_chapter', 'CLAIM_TABLE', 'CLAIMS', 'Claim', 'Number', 'Record', 'Row', 'Verdict',
            'combine', 'load_record', 'mean_interval', 'mean_share', 'proportion', 'run_folder', 'run_id', 'save',
            'verdict', 'write_text', 'BADGES', 'Answer', 'answer', 'badge', 'ledger', 'overview', 'published', 'results',
-           'sweeps', 'table', 'verdicts', 'RunError', 'execute', 'reason']
+           'sweeps', 'table', 'told', 'verdicts', 'RunError', 'execute', 'reason']
 
 # %% ../nbs/lib/22_lab.ipynb #484afbac
 import ast
@@ -69,7 +69,7 @@ from vtd.records import (  # noqa: F401 -- chapters find these here
 )
 
 # %% ../nbs/lib/22_lab.ipynb #8a49f976
-from .answers import BADGES, Answer, answer, badge, ledger, overview, published, results, sweeps, table, verdicts  # noqa: F401 -- chapters find these here
+from .answers import BADGES, Answer, answer, badge, ledger, overview, published, results, sweeps, table, told, verdicts  # noqa: F401 -- chapters find these here
 from .runner import RunError, execute, reason  # noqa: F401
 
 # %% ../nbs/lib/22_lab.ipynb #485d15ba
@@ -77,7 +77,7 @@ _all_ = [
     "RESERVED", "TYPES", "ChapterParameters", "ParameterError", "Parameters", "chapter_path", "chapters",
     "describe", "parse", "root", "validate", "variant", "write_chapter", "CLAIM_TABLE", "CLAIMS", "Claim", "Number",
     "Record", "Row", "Verdict", "combine", "load_record", "mean_interval", "mean_share", "proportion", "run_folder", "run_id",
-    "save", "verdict", "write_text", "BADGES", "Answer", "answer", "badge", "ledger", "overview", "published", "results", "sweeps", "table", "verdicts", "RunError", "execute", "reason",
+    "save", "verdict", "write_text", "BADGES", "Answer", "answer", "badge", "ledger", "overview", "published", "results", "sweeps", "table", "told", "verdicts", "RunError", "execute", "reason",
 ]
 
 # %% ../nbs/lib/22_lab.ipynb #3891e6ad
