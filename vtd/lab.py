@@ -69,7 +69,20 @@ from vtd.records import (  # noqa: F401 -- chapters find these here
 )
 
 # %% ../nbs/lib/22_lab.ipynb #8a49f976
-from .answers import BADGES, Answer, answer, badge, ledger, overview, published, results, sweeps, table, told, verdicts  # noqa: F401 -- chapters find these here
+from vtd.answers import (  # noqa: F401 -- chapters find these here
+    BADGES,
+    Answer,
+    answer,
+    badge,
+    ledger,
+    overview,
+    published,
+    results,
+    sweeps,
+    table,
+    told,
+    verdicts,
+)
 from .runner import RunError, execute, reason  # noqa: F401
 
 # %% ../nbs/lib/22_lab.ipynb #485d15ba
