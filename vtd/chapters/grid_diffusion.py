@@ -214,12 +214,14 @@ def note_calls(out: Standing, contest: Contest, runs: dict[str, list[dict]]) -> 
 def judge_calls(out: Standing, calls: list[int]) -> None:
     """Two claims about distillation, where a contest has what they ask."""
     n, claims, said = out.numbers, out.claims, ", ".join(map(str, calls))
-    found = {name: [n.get(f"{name}_alike_{c}", n[f"{name}_judge_{c}"]) for c in calls] for name in ("distilled_minus_masked", "masked_distilled_minus_masked", "distilled_minus_grid") if calls and f"{name}_judge_{calls[0]}" in n}
+    pairs = ("distilled_minus_masked", "distilled_minus_masked_longer", "distilled_minus_grid", "masked_distilled_minus_masked")
+    found = {name: [n.get(f"{name}_alike_{c}", n[f"{name}_judge_{c}"]) for c in calls] for name in pairs if calls and f"{name}_judge_{calls[0]}" in n}
+    tell = lambda name, beside: f"; beside {beside} " + ", ".join(f"{gap:+.2f ci}" for gap in found[name]) if name in found else ""  # noqa: E731
     if (gaps := found.get("distilled_minus_masked")):
         claims["G6"] = {"claim": f"distilled, noisy grids with all places together write pages in {said} calls that the judge gives at most 0.05 bits a token more than those of masked diffusion in spaced order" + ", at equal entropy of triples" * (f"distilled_minus_masked_alike_{calls[0]}" in n), "theirs": "",
                         "verdict": lab.combine(*(lab.verdict(gap, below=0.05) for gap in gaps)), "ours": gaps[0], "cause": (
-                            "Difference of the judge's bits: " + ", ".join(f"{gap:+.2f ci} with {c} calls" for gap, c in zip(gaps, calls, strict=True)) + "; beside its own teacher "
-                            + ", ".join(f"{gap:+.2f ci}" for gap in found["distilled_minus_grid"]) + ".")}
+                            "Difference of the judge's bits: " + ", ".join(f"{gap:+.2f ci} with {c} calls" for gap, c in zip(gaps, calls, strict=True))
+                            + tell("distilled_minus_masked_longer", "masked diffusion trained for as long") + tell("distilled_minus_grid", "its own teacher, at one temperature") + ".")}
     if (gaps := found.get("masked_distilled_minus_masked")):
         claims["G7"] = {"claim": f"masked diffusion, distilled likewise, writes pages in {calls[0]} calls that the judge gives at least 0.1 bits a token less than before", "theirs": "",
                         "verdict": lab.verdict(gaps[0], below=-0.1), "ours": gaps[0], "cause": f"It changes by {gaps[0]:+.2f ci}" + (f", noisy grids by {found['distilled_minus_grid'][0]:+.2f ci}." if "distilled_minus_grid" in found else ".")}

@@ -286,7 +286,7 @@ def other_features(file: str, names: str) -> np.ndarray:
 
 def run(*, k: int = 5, seeds: list[int] = list(range(20)), sizes: list[int] = [36], size_seeds: list[int] = list(range(10)), pool: int = 1000,  # noqa: B006, B008
         restarts: int = 6, source: str = "minilm", beside_file: str = "", beside_names: str = "", held_words: int = 240,
-        held_seeds: list[int] = [0, 1, 2], transforms: bool = False, map_words: int = 48) -> Pages:  # noqa: B006
+        held_seeds: list[int] = [0, 1, 2], transforms: bool = False, map_words: int = 36) -> Pages:  # noqa: B006
     """The chapter's experiment; same names and defaults as its parameters."""
     if min(len(seeds), len(size_seeds), len(held_seeds)) < 2: raise ValueError("an interval needs two seeds or more")
     if 36 not in sizes: raise ValueError("sizes must hold 36: the words of six kinds are judged beside as many random ones")
