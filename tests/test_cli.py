@@ -85,7 +85,7 @@ def test_a_run_tells_its_verdicts_or_as_json_its_record(tmp_path, monkeypatch):
         "save": "from vtd import lab\nlab.save('adds-up', dict(a=a), seeds=[0], numbers={'sum': a + 2}, claims={'K0': {'claim': 'it is four', 'verdict': lab.verdict(a + 2, above=4), 'ours': 'sum', 'cause': 'arithmetic'}})"})
     run = vtd("run", "adds-up")
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[0] == "✓ K0 holds: it is four. Ours: 4. arithmetic" and "1 numbers, seeds 0" in run.stdout
+    assert run.stdout.splitlines()[0] == "✓ K0 holds: it is four. Ours: 4. arithmetic" and "1 number, seeds 0" in run.stdout
     whole = vtd("run", "adds-up", "-p", "a=1", "--json")
     record = json.loads(whole.stdout)
     assert record["numbers"]["sum"]["value"] == 3 and record["claims"]["K0"]["verdict"] == "refuted" and "notebook and record" in whole.stderr

@@ -51,6 +51,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'vtd.answers.badge': ('lib/answers.html#badge', 'vtd/answers.py'),
                              'vtd.answers.ledger': ('lib/answers.html#ledger', 'vtd/answers.py'),
                              'vtd.answers.overview': ('lib/answers.html#overview', 'vtd/answers.py'),
+                             'vtd.answers.plain': ('lib/answers.html#plain', 'vtd/answers.py'),
                              'vtd.answers.published': ('lib/answers.html#published', 'vtd/answers.py'),
                              'vtd.answers.results': ('lib/answers.html#results', 'vtd/answers.py'),
                              'vtd.answers.sweeps': ('lib/answers.html#sweeps', 'vtd/answers.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'EMPTY', 'RUNS', 'NO_RUNS', 'MARKUP', 'BADGES', 'published', 'sweeps', 'results', 'overview', 'Answer',
-           'answer', 'table', 'badge', 'ledger', 'verdicts', 'told']
+           'answer', 'plain', 'table', 'badge', 'ledger', 'verdicts', 'told']
 
 # %% ../nbs/lib/22_answers.ipynb #ee274bf1
 import math
@@ -136,11 +136,16 @@ def answer(chapter: str, template: str) -> Answer:
 MARKUP = re.compile(r"[\\`*_<|\[]")  # what Markdown would take for its own; tokens are other people's text
 
 
+def plain(x: Any) -> str:
+    "A text that Markdown shows as it is."
+    return MARKUP.sub(r"\\\g<0>", str(x))
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> Answer:
     """Rows under a head as Markdown, with a sentence below; the first column names the rows, columns of numbers stand to the right.
 
     Raises `ValueError` for a row that is not as long as the head."""
-    cells = [[MARKUP.sub(r"\\\g<0>", str(x)) for x in row] for row in (head, *rows)]
+    cells = [[plain(x) for x in row] for row in (head, *rows)]
     if odd := [row for row in cells if len(row) != len(head)]:
         raise ValueError(f"a row has {len(odd[0])} cells under a head of {len(head)}: {odd[0]}")
     number = lambda column: len(column) > 1 and all(re.match(r"$|none|not |[+-]?[\d.]", x) for x in column[1:])  # noqa: E731
@@ -218,11 +223,12 @@ def _rows(record: Record) -> list[dict[str, Any]]:
 
 def verdicts(record: Record) -> Answer:
     """The claims of a record as Markdown: each with its badge, what the notes found, what we did, and the cause."""
+    rows = [{name: plain(value) for name, value in row.items()} for row in _rows(record)]
     return Answer("\n".join(
-        f"* {badge(row['verdict'])} **{row['claim']}** {row['says']}{' (notes: ' + row['theirs'] + ')' if row['theirs'] else ''}. Ours: {row['ours']}.  \n  {row['cause']}" for row in _rows(record)))
+        f"* {badge(row['verdict'])} **{row['claim']}** {row['says']}{' (notes: ' + row['theirs'] + ')' if row['theirs'] else ''}. Ours: {row['ours']}.  \n  {row['cause']}" for row in rows))
 
 # %% ../nbs/lib/22_answers.ipynb #ea31296f
 def told(record: Record, width: int = 100) -> str:
     """The claims of a record, and how many numbers it holds, in lines for a terminal."""
     lines = [textwrap.fill(f"{BADGES[row['verdict']][0]} {row['claim']} {row['verdict']}: {row['says']}. Ours: {row['ours']}. {row['cause']}", width, subsequent_indent="    ") for row in _rows(record)]
-    return "\n".join([*lines, f"{len(record.numbers)} numbers, seeds {', '.join(map(str, record.seeds))}, {record.device}"])
+    return "\n".join([*lines, f"{len(record.numbers)} number{'s' * (len(record.numbers) != 1)}, seeds {', '.join(map(str, record.seeds))}, {record.device}"])
