@@ -79,6 +79,7 @@ def test_few_calls_are_compared_with_the_teacher_and_with_masked_diffusion(folde
         assert n[f"{a.split('_spaced')[0].split('_together')[0]}_minus_{b.split('_')[0]}_judge_2"].value == pytest.approx(mine)
     assert min(n[f"time_ratio_{name}"].value for name in ("longer", "masked_longer", "distilled")) > 1
     assert n["distilled_minus_masked_longer_judge_2"].value == pytest.approx(n["written_distilled_together_second_order_2_1_judge"].value - n["written_masked_longer_spaced_2_1_judge"].value, abs=1e-6)
+    assert n["grid_minus_masked_judge_2"].value == pytest.approx(n["written_grid_together_second_order_2_1_judge"].value - n["written_masked_spaced_2_1_judge"].value)
     good, bad, none = lab.Number(-0.5, -0.6, -0.4, 3), lab.Number(0.5, 0.4, 0.6, 3), lab.Number(0.0, -0.05, 0.05, 3)
     for gap, gain, verdicts in ((good, none, ("holds", "refuted")), (bad, good, ("refuted", "holds")), (none, bad, ("holds", "refuted"))):
         n |= {"distilled_minus_masked_judge_2": gap, "masked_distilled_minus_masked_judge_2": gain}

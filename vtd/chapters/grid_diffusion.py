@@ -187,7 +187,7 @@ def judge_cost(out: Standing, runs: dict[str, list[dict]]) -> None:
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #d0b8b59d
 FEW = (("distilled", "together, second order", "masked", "spaced"), ("distilled", "together, second order", "grid", "together, second order"),
        ("masked distilled", "spaced", "masked", "spaced"), ("longer", "together, second order", "grid", "together, second order"),
-       ("distilled", "together, second order", "masked longer", "spaced"))  # entry and way, beside which
+       ("distilled", "together, second order", "masked longer", "spaced"), ("grid", "together, second order", "masked", "spaced"))  # entry and way, beside which
 
 
 def apart(mine: dict, theirs: dict, way: str, other: str, calls: int, temperatures: Sequence[float]) -> float:
@@ -205,7 +205,7 @@ def note_calls(out: Standing, contest: Contest, runs: dict[str, list[dict]]) -> 
         for calls, measure in ((c, m) for c in contest.calls for m in ("judge", "trigram_entropy", "divergence")):
             seen = [[r["written"][f"{w}/{calls}/{contest.temperatures[0]:g}"][measure] for r in runs[name]] for name, w in ((a, way), (b, other))]
             out.numbers[key(a, "minus", b, measure, str(calls))] = over_seeds([x - y for x, y in zip(*seen, strict=True)])
-        for calls in contest.calls if a == "distilled" and ENTRIES[b].kind == "masked" and len(contest.temperatures) > 1 else ():
+        for calls in contest.calls if (ENTRIES[a].kind, ENTRIES[b].kind) == ("grid", "masked") and len(contest.temperatures) > 1 else ():
             out.numbers[key(a, "minus", b, "alike", str(calls))] = over_seeds([apart(x, y, way, other, calls, contest.temperatures) for x, y in zip(runs[a], runs[b], strict=True)])
     for name in ("distilled", "longer", "masked longer"):
         if name in runs: out.numbers[key("time_ratio", name)] = over_seeds([x["cpu_seconds"] / y["cpu_seconds"] for x, y in zip(runs[name], runs["grid"], strict=True)])
