@@ -99,8 +99,9 @@ def _tags(cell: Mapping[str, Any], code: str, page: str) -> list[str]:
     tags = [t for t in cell["metadata"].get("tags", []) if t == "parameters"]
     if said.get("echo") == "false" or "hide_input" in said:
         return [*tags, "remove-input"]
-    folded = code.count("\n") >= LONG or not MORE_THAN_IMPORTS.search(code)
-    folded |= page.startswith("chapters/") and _drawn(cell, code)  # in a chapter readers want the figure, in a lesson how it is drawn
+    drawn = page.startswith("chapters/") and _drawn(cell, code)  # in a chapter readers want the figure, in a lesson how it is drawn
+    if drawn and (code.startswith("lab.answer(") or code.count("\n") < 2): return [*tags, "remove-input"]  # the sentence itself; a call
+    folded = drawn or code.count("\n") >= LONG or code.startswith("lab.answer(") or not MORE_THAN_IMPORTS.search(code)
     return [*tags, "hide-input"] if folded else tags
 
 

@@ -215,7 +215,7 @@ def judge_calls(out: Standing, calls: list[int]) -> None:
     """Two claims about distillation, where a contest has what they ask."""
     n, claims, said = out.numbers, out.claims, ", ".join(map(str, calls))
     pairs = ("distilled_minus_masked", "distilled_minus_masked_longer", "distilled_minus_grid", "masked_distilled_minus_masked")
-    found = {name: [n.get(f"{name}_alike_{c}", n[f"{name}_judge_{c}"]) for c in calls] for name in pairs if calls and f"{name}_judge_{calls[0]}" in n}
+    found = {name: [n.get(f"{name}_alike_{c}", n[f"{name}_judge_{c}"]) for c in calls] for name in pairs if calls and all(f"{name}_judge_{c}" in n for c in calls)}
     tell = lambda name, beside: f"; beside {beside} " + ", ".join(f"{gap:+.2f ci}" for gap in found[name]) if name in found else ""  # noqa: E731
     if (gaps := found.get("distilled_minus_masked")):
         claims["G6"] = {"claim": f"distilled, noisy grids with all places together write pages in {said} calls that the judge gives at most 0.05 bits a token more than those of masked diffusion in spaced order" + ", at equal entropy of triples" * (f"distilled_minus_masked_alike_{calls[0]}" in n), "theirs": "",
