@@ -210,7 +210,7 @@ def note_calls(out: Standing, contest: Contest, runs: dict[str, list[dict]]) -> 
     for name in ("distilled", "longer", "masked longer"):
         if name in runs: out.numbers[key("time_ratio", name)] = over_seeds([x["cpu_seconds"] / y["cpu_seconds"] for x, y in zip(runs[name], runs["grid"], strict=True)])
 
-
+# %% ../../nbs/chapters/10_grid_diffusion.ipynb #075fb8f9
 def judge_calls(out: Standing, calls: list[int]) -> None:
     """Two claims about distillation, where a contest has what they ask."""
     n, claims, said = out.numbers, out.claims, ", ".join(map(str, calls))
