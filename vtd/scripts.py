@@ -146,8 +146,8 @@ DENOISE += """
   const hold = () => { word.value ? held.set(place, word.value) : held.delete(place); mark(); go(); };
   word.onkeydown = e => { if (e.key === 'Enter') { e.preventDefault(); hold(); } };
   const again = act('Again', () => { seed = (seed + 1) % (port.live ? 1e6 : d.runs); go(); });
-  root.append(stage, make('div', {className: 'row'}, level.row, again), alarm);
-  if (port.live) root.append(make('div', {className: 'row'}, where, word, words, act('Hold', hold), act('Release all', () => { held.clear(); mark(); go(); })));
+  root.append(stage, make('div', {className: 'line'}, level.row, again), alarm);
+  if (port.live) root.append(make('div', {className: 'line'}, where, word, words, act('Hold', hold), act('Release all', () => { held.clear(); mark(); go(); })));
   else root.append(make('p', {className: 'dim', textContent: 'Holding words needs a kernel; the ' + d.runs + ' pages here were recorded.'}));
   go();
 };
@@ -187,7 +187,7 @@ const show = (root, port) => {
     t.append(choice);
     return t;
   });
-  root.append(make('div', {className: 'row'}, ...slots), make('div', {className: 'row', role: 'group', 'aria-label': 'how'}, ...ways, amount.row), make('div', {style: 'margin-top:14px'}, made), alarm);
+  root.append(make('div', {className: 'line'}, ...slots), make('div', {className: 'line', role: 'group', 'aria-label': 'how'}, ...ways, amount.row), make('div', {style: 'margin-top:14px'}, made), alarm);
   if (!port.live) root.append(make('p', {className: 'dim', textContent: 'Choosing other words needs a kernel.'}));
   mark();
   go();
@@ -303,7 +303,7 @@ MAP += """
   };
   const tools = [act('+', () => zoom(1.25)), act('−', () => zoom(.8)), act('All', all)];
   tools[0].setAttribute('aria-label', 'zoom in'); tools[1].setAttribute('aria-label', 'zoom out');
-  root.append(make('div', {className: 'row', style: 'margin:0 0 8px'}, find, ...tools), map, says);
+  root.append(make('div', {className: 'line', style: 'margin:0 0 8px'}, find, ...tools), map, says);
   new ResizeObserver(() => { const first = W === 1; W = map.clientWidth || 1; H = map.clientHeight || 1; first ? all() : draw(); }).observe(map);
   tell(-1);
 };
@@ -369,8 +369,8 @@ const panel = (root, s, send) => {
   if (heat) heat.say('as planned');
   const title = name => make('h4', {textContent: name, style: 'margin-top:12px'});
   const numbers = make('div', {}, make('h4', {textContent: 'Loss'}), curve, title('Measures'), gauges, title('Gradient by layer'), flow);
-  root.append(make('div', {className: 'row', style: 'margin:0 0 8px'}, state, counts), bar, make('div', {className: 'row'}, ...buttons),
-    make('div', {className: 'row', style: 'margin-top:6px'}, rate.row, ...heat ? [heat.row] : []), alarm, make('div', {className: 'side'}, stage, numbers), kept);
+  root.append(make('div', {className: 'line', style: 'margin:0 0 8px'}, state, counts), bar, make('div', {className: 'line'}, ...buttons),
+    make('div', {className: 'line', style: 'margin-top:6px'}, rate.row, ...heat ? [heat.row] : []), alarm, make('div', {className: 'side'}, stage, numbers), kept);
   return {state, counts, bar: bar.firstChild, stage, curve, gauges, flow, alarm, kept, hold, buttons, numbers};
 };
 """

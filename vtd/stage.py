@@ -18,7 +18,7 @@ STYLE = """
  color:var(--jp-content-font-color1,inherit);font-family:var(--jp-content-font-family,inherit);font-size:14px;line-height:1.35;
  margin:.8em 0;max-width:56em;padding:2px;contain:layout style}
 .vtd-live *{box-sizing:border-box}
-.vtd-live .row,.vtd-live .side{display:flex;flex-wrap:wrap;gap:10px 16px;align-items:center;margin-top:14px}
+.vtd-live .line,.vtd-live .side{display:flex;flex-wrap:wrap;gap:10px 16px;align-items:center;margin-top:14px}
 .vtd-live .side{gap:18px 32px;align-items:flex-start}
 .vtd-live .side>*{flex:1 1 250px;min-width:0}
 .vtd-live .stage{display:grid;grid-template-columns:repeat(auto-fill,minmax(var(--cell,58px),1fr));gap:10px 6px}
