@@ -151,6 +151,24 @@ def test_the_ledger_can_be_taken_along(site):
     assert "assets/ledger.csv" in (site[0] / "ledger.html").read_text()
 
 
+def test_a_map_of_words_changes_with_the_page(site, browser):
+    """Its words have the colour of the page's text, in the dark and after a change to light; its buttons stand beside each other."""
+    page = browser.new_context(color_scheme="dark").new_page()
+    page.goto(f"{site[1]}/some/book/chapters/07_umap.html")
+    chart = page.locator(".vtd-live canvas.map")
+    chart.scroll_into_view_if_needed()
+    grey = """chart => { const p = chart.getContext('2d').getImageData(0, 0, chart.width, chart.height).data, found = [];
+        for (let i = 0; i < p.length; i += 4) if (p[i + 3] > 200 && Math.abs(p[i] - p[i + 2]) < 40) found.push(p[i]);
+        return found.length ? found.sort((a, b) => a - b)[found.length >> 1] : -1 }"""
+    page.wait_for_timeout(500)
+    assert chart.evaluate(grey) > 150
+    page.evaluate("document.documentElement.dataset.theme = 'light'")
+    page.wait_for_timeout(500)
+    assert 0 <= chart.evaluate(grey) < 100
+    tops = page.locator(".vtd-live:has(canvas.map) button").evaluate_all("all => all.map(b => Math.round(b.getBoundingClientRect().top))")
+    assert len(tops) == 3 and len(set(tops)) == 1
+
+
 def test_a_grid_says_its_word(site, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto(f"{site[1]}/some/book/lib/00_grids.html")
