@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from vtd.codebook import Codebook
 from vtd.diffusion import GridDiffusion, Writing, build
-from vtd.distillation import Student, distil, grid_moments, masked_moments, read
+from vtd.distillation import Student, distil, foresight, grid_moments, masked_moments, read
 from vtd.peers import build_peer
 from vtd.text import Vocabulary, little_world
 from vtd.training import TrainingError
@@ -122,3 +122,17 @@ def test_the_shipped_student_is_the_shipped_model_s():
     assert "distilled" in student.record and student.record["recipe"] == teacher.record["recipe"]
     found = grid_moments(teacher, 40, 16, 4, 1.0, dice(9))
     assert doubt(student, found) < doubt(teacher, found) - 0.2
+
+
+def test_foresight_is_what_the_noise_tells(world):
+    """One cell a token: the brightest cell of the noise is where the path ends, and a denoiser that must name one token names it. Of blanks: as often as the commonest token comes."""
+    V = 8
+    one = GridDiffusion(Vocabulary([chr(97 + i) for i in range(V)], "char"), Codebook.one_hot(V, shape="1x8x1"), 1, torch.full((V,), 1 / V), net=NET)
+    told = foresight(one, one, pages=300, calls=12)
+    assert told.shape == (12,) and told[0] > 0.97
+    grids, blanks = build(world, net=NET), build_peer(world, "masked", net=NET)
+    told = foresight(grids, grids, pages=100, calls=8)
+    assert told[0] < told[4] < told[7] and told[7] > 0.95
+    told = foresight(blanks, blanks, pages=100, calls=6)
+    assert told[0] < 0.6 and told[5] > told[0]
+    with pytest.raises(TrainingError, match="2 or more calls"): foresight(one, one, calls=1)

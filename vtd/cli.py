@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'States', 'Reread', 'Model', 'Device', 'Seed', 'EXTRAS', 'fail', 'main', 'train', 'finish', 'report', 'distil',
-           'write', 'check_picture', 'save_pages', 'read', 'show_run', 'run', 'serve', 'sweep', 'report_sweep',
-           'results', 'doctor', 'clip_weights']
+           'compare', 'write', 'check_picture', 'save_pages', 'read', 'show_run', 'run', 'serve', 'sweep',
+           'report_sweep', 'results', 'doctor', 'clip_weights']
 
 # %% ../nbs/lib/23_cli.ipynb #bf6ffa54
 import os
@@ -134,6 +134,7 @@ def distil(
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 300,
     batch: Annotated[int | None, typer.Option(min=1, help="Moments of pages a step. Default: about 1,024 tokens.")] = None,
     calls: Annotated[int, typer.Option(help="In so many calls the teacher writes a page.")] = 16,
+    keep: Annotated[int, typer.Option(help="Moments of each page that are learned from; more are cheaper, and more alike.")] = 4,
     temperature: Annotated[float, typer.Option(help="At which the teacher writes; below 1: safer words.")] = 1.0,
     seed: Seed = 0, device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Where the student goes.")] = Path("student.safetensors"),
@@ -145,11 +146,32 @@ def distil(
     """
     from vtd.distillation import distil_file
 
-    try: student = distil_file(model, out, steps=steps, batch=batch, calls=calls, temperature=temperature, seed=seed, device=device, again=again)
+    try: student = distil_file(model, out, steps=steps, batch=batch, calls=calls, keep=keep, temperature=temperature, seed=seed, device=device, again=again)
     except KeyboardInterrupt:
         print("vtd: stopped and saved; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"{student}\nsaved {out}; let it write: vtd write --model {out} --nfe 4 --order together --sampler second-order")
+    compare(student, model, calls, temperature)
+    print(f"saved {out}; let it write: vtd write --model {out} --nfe 4 --order together --sampler second-order")
+
+# %% ../nbs/lib/23_cli.ipynb #14d00f3d
+def compare(student, teacher: str, calls: int, temperature: float) -> None:
+    "Prints what a student knows of its teacher's pages and how both write in few calls: in the little world the share of sentences, and four pages."
+    import numpy as np
+
+    from vtd.automata import log2_probability
+    from vtd.diffusion import GridDiffusion, Writing
+    from vtd.distillation import foresight
+    from vtd.text import little_world
+
+    both = {"teacher": GridDiffusion.load(teacher, str(student.device)), "student": student}
+    world = student.vocabulary.tokens == little_world.vocabulary.tokens
+    for name, model in both.items():
+        share = foresight(model, both["teacher"], calls=calls, temperature=temperature)
+        print(f"{name}: of the tokens with which the teacher's pages end it tells {share[0]:.0%} from noise alone, {share[calls // 2]:.0%} half way")
+        for nfe in (2, 4, 8):
+            pages = model.write_ids(200 if world else 4, Writing(nfe, "together", 1.0, "second-order"), seed=0).cpu()
+            if world: print(f"    {nfe} calls: {np.isfinite(log2_probability(little_world.automaton, pages.numpy())).sum()} of 200 pages are sentences")
+            elif nfe == 4: print(*(f"    4 calls: {model.vocabulary.decode(page.tolist())}" for page in pages), sep="\n")
 
 # %% ../nbs/lib/23_cli.ipynb #86e5c791
 @app.command()
