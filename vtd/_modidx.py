@@ -1042,7 +1042,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'vtd.distillation.check_moments': ('lib/distillation.html#check_moments', 'vtd/distillation.py'),
                                   'vtd.distillation.distil': ('lib/distillation.html#distil', 'vtd/distillation.py'),
                                   'vtd.distillation.distil_file': ('lib/distillation.html#distil_file', 'vtd/distillation.py'),
-                                  'vtd.distillation.foresight': ('lib/distillation.html#foresight', 'vtd/distillation.py'),
+                                  'vtd.distillation.doubt': ('lib/distillation.html#doubt', 'vtd/distillation.py'),
                                   'vtd.distillation.grid_moments': ('lib/distillation.html#grid_moments', 'vtd/distillation.py'),
                                   'vtd.distillation.masked_moments': ('lib/distillation.html#masked_moments', 'vtd/distillation.py'),
                                   'vtd.distillation.read': ('lib/distillation.html#read', 'vtd/distillation.py')},

@@ -160,14 +160,14 @@ def compare(student, teacher: str, calls: int, temperature: float) -> None:
 
     from vtd.automata import log2_probability
     from vtd.diffusion import GridDiffusion, Writing
-    from vtd.distillation import foresight
+    from vtd.distillation import doubt
     from vtd.text import little_world
 
     both = {"teacher": GridDiffusion.load(teacher, str(student.device)), "student": student}
     world = student.vocabulary.tokens == little_world.vocabulary.tokens
     for name, model in both.items():
-        share = foresight(model, both["teacher"], calls=calls, temperature=temperature)
-        print(f"{name}: of the tokens with which the teacher's pages end it tells {share[0]:.0%} from noise alone, {share[calls // 2]:.0%} half way")
+        bits = doubt(model, both["teacher"], calls=calls, temperature=temperature)
+        print(f"{name}: doubt about a token of the page to come: {bits[0]:.2f} bits from noise alone, {bits[calls // 2]:.2f} half way")
         for nfe in (2, 4, 8):
             pages = model.write_ids(200 if world else 4, Writing(nfe, "together", 1.0, "second-order"), seed=0).cpu()
             if world: print(f"    {nfe} calls: {np.isfinite(log2_probability(little_world.automaton, pages.numpy())).sum()} of 200 pages are sentences")
