@@ -70,6 +70,15 @@ def test_tokens_are_text_on_a_page():
     assert read["data"] == figure["data"]
 
 
+def test_a_page_says_the_look_of_its_figures_once():
+    look, other = {"layout": {"height": 380, "width": 0.1234567}}, {"layout": {"height": 1}}
+    cells = [{"cell_type": "code", "id": str(i), "source": "draw()", "metadata": {}, "outputs": [{"output_type": "execute_result", "metadata": {}, "data": {pages.PLOTLY:
+             {"data": [{"y": [1 / 3]}], "layout": {"template": template, "meta": {"label": f"fig-{i}"}}}}}]} for i, template in enumerate((look, other, look, look))]
+    made = "".join(str(out["data"]["text/html"]) for cell in pages.reader_cells(cells, "chapters/x.ipynb") for out in cell["outputs"])
+    told = [json.loads(script)["layout"]["template"] for script in re.findall(r'json">(.*?)</script>', made)]
+    assert told == [{"layout": {"height": 380, "width": 0.123457}}, other, "fig-0", "fig-0"]
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "nbs").rglob("*.ipynb")), ids=lambda p: p.stem)
 def test_every_formula_of_the_book_becomes_mathml(page):
     for cell in json.loads(page.read_text())["cells"]:

@@ -1314,6 +1314,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'vtd.pages._outputs': ('lib/pages.html#_outputs', 'vtd/pages.py'),
                            'vtd.pages._raw': ('lib/pages.html#_raw', 'vtd/pages.py'),
                            'vtd.pages._shown': ('lib/pages.html#_shown', 'vtd/pages.py'),
+                           'vtd.pages._six': ('lib/pages.html#_six', 'vtd/pages.py'),
                            'vtd.pages._tags': ('lib/pages.html#_tags', 'vtd/pages.py'),
                            'vtd.pages._wanted': ('lib/pages.html#_wanted', 'vtd/pages.py'),
                            'vtd.pages._with_box': ('lib/pages.html#_with_box', 'vtd/pages.py'),

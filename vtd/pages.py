@@ -63,12 +63,22 @@ def _inside(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def figure_html(figure: Mapping[str, Any], name: str, number: int) -> str:
-    """A plotly figure (its JSON) as HTML for a static page; `name` is the id used if the figure has no label."""
+def _six(value: Any) -> Any:
+    "Six digits of every number: more than a screen can tell apart."
+    if isinstance(value, float): return int(value) if value.is_integer() else float(f"{value:.6g}")
+    if isinstance(value, Mapping): return {key: _six(inside) for key, inside in value.items()}
+    return [_six(inside) for inside in value] if isinstance(value, list) else value
+
+
+def figure_html(figure: Mapping[str, Any], name: str, number: int, look: str | None = None) -> str:
+    """A plotly figure (its JSON) as HTML for a static page; `name` is the id used if the figure has no label.
+
+    `look`: the id of a figure before it with the same template, which is then not written again (`book.js` finds it)."""
     meta = figure.get("layout", {}).get("meta") or {}
     alt, caption = html.escape(meta.get("alt", "A figure")), html.escape(meta.get("caption", ""))
     height = int(figure.get("layout", {}).get("height") or 420)
-    shown = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
+    shown = {key: _six(figure[key]) for key in ("data", "layout", "frames") if key in figure}
+    if look: shown["layout"]["template"] = look
     return (
         f'<figure class="vtd-figure" id="{html.escape(meta.get("label") or name)}">'
         f'<div class="vtd-plot" role="img" aria-label="{alt}" style="min-height:{height}px"></div>'
@@ -118,12 +128,14 @@ def _outputs(cell: Mapping[str, Any], figures: Callable[[Mapping], str]) -> list
 # %% ../nbs/lib/22_pages.ipynb #a6bf485b
 def reader_cells(cells: Iterable[Mapping[str, Any]], page: str) -> list[dict]:
     """The cells of a notebook as a page shows them; `page` names its figures. `@fig-x` becomes a link to figure x."""
-    stem, numbers = Path(page).stem, {}
+    stem, numbers, looks = Path(page).stem, {}, {}
 
     def figures(figure: Mapping) -> str:
-        label = (figure.get("layout", {}).get("meta") or {}).get("label") or f"{stem}-figure-{len(numbers) + 1}"
+        layout = figure.get("layout", {})
+        label = (layout.get("meta") or {}).get("label") or f"{stem}-figure-{len(numbers) + 1}"
         numbers[label] = len(numbers) + 1
-        return figure_html(figure, label, numbers[label])
+        first = looks.setdefault(json.dumps(layout["template"], sort_keys=True), label) if layout.get("template") else label
+        return figure_html(figure, label, numbers[label], look=first if first != label else None)
 
     made = []
     for cell in ({**c, "source": "".join(c["source"])} for c in cells):
