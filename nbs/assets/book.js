@@ -26,10 +26,10 @@
       if (layout[key]) dressed[key] = layout[key].map(item => ({...item, font: {...item.font, color: ink}}));
     return dressed;
   };
-  const read = plot => JSON.parse(plot.nextElementSibling.textContent);
+  const told = plot => JSON.parse(plot.nextElementSibling.textContent);
   const draw = async plot => {
-    const figure = read(plot), look = figure.layout?.template;
-    if (typeof look === "string") figure.layout.template = read(document.getElementById(look).firstElementChild).layout.template;  // as an earlier figure
+    const figure = told(plot), look = figure.layout?.template;
+    if (typeof look === "string") figure.layout.template = told(document.getElementById(look).firstElementChild).layout.template;  // as an earlier figure
     await load();
     const config = {displayModeBar: false, responsive: true, displaylogo: false};
     const slider = figure.frames?.length ? steps(plot, figure) : null;
