@@ -306,8 +306,7 @@ MAP += """
   root.append(make('div', {className: 'line', style: 'margin:0 0 8px'}, find, ...tools), map, says);
   new ResizeObserver(() => { const first = W === 1; W = map.clientWidth || 1; H = map.clientHeight || 1; first ? all() : draw(); }).observe(map);
   const seen = new MutationObserver(() => root.isConnected ? draw() : seen.disconnect());  // a canvas keeps the colours of the theme it was drawn in
-  for (const at of [document.documentElement, document.body]) seen.observe(at, {attributeFilter: ['class', 'data-theme', 'data-jp-theme-light']});
-  addEventListener('load', draw, {once: true});
+  for (const at of [document.documentElement, document.body]) seen.observe(at, {attributeFilter: ['class', 'data-theme', 'data-jp-theme-light']}); addEventListener('load', draw, {once: true});
   tell(-1);
 };
 """
