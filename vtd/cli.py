@@ -134,7 +134,7 @@ def distil(
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 300,
     batch: Annotated[int | None, typer.Option(min=1, help="Moments of pages a step. Default: about 1,024 tokens.")] = None,
     calls: Annotated[int, typer.Option(help="In so many calls the teacher writes a page.")] = 16,
-    keep: Annotated[int, typer.Option(help="Moments of each page that are learned from; more are cheaper, and more alike.")] = 4,
+    keep: Annotated[int, typer.Option(help="Moments of each of its pages to learn from: more save the teacher work, but are more alike.")] = 4,
     temperature: Annotated[float, typer.Option(help="At which the teacher writes; below 1: safer words.")] = 1.0,
     seed: Seed = 0, device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Where the student goes.")] = Path("student.safetensors"),
@@ -155,7 +155,7 @@ def distil(
 
 # %% ../nbs/lib/23_cli.ipynb #14d00f3d
 def compare(student, teacher: str, calls: int, temperature: float) -> None:
-    "Prints what a student knows of its teacher's pages and how both write in few calls: in the little world the share of sentences, and four pages."
+    "Prints what a student knows of its teacher's pages and how both write in few calls: in the little world how many sentences, of another text four pages."
     import numpy as np
 
     from vtd.automata import log2_probability
@@ -168,10 +168,10 @@ def compare(student, teacher: str, calls: int, temperature: float) -> None:
     for name, model in both.items():
         bits = doubt(model, both["teacher"], calls=calls, temperature=temperature)
         print(f"{name}: doubt about a token of the page to come: {bits[0]:.2f} bits from noise alone, {bits[calls // 2]:.2f} half way")
-        for nfe in (2, 4, 8):
+        for nfe in (2, 4, 8) if world else (4,):
             pages = model.write_ids(200 if world else 4, Writing(nfe, "together", 1.0, "second-order"), seed=0).cpu()
             if world: print(f"    {nfe} calls: {np.isfinite(log2_probability(little_world.automaton, pages.numpy())).sum()} of 200 pages are sentences")
-            elif nfe == 4: print(*(f"    4 calls: {model.vocabulary.decode(page.tolist())}" for page in pages), sep="\n")
+            else: print(*(f"    4 calls: {model.vocabulary.decode(page.tolist())}" for page in pages), sep="\n")
 
 # %% ../nbs/lib/23_cli.ipynb #86e5c791
 @app.command()
