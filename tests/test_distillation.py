@@ -125,7 +125,7 @@ def test_the_shipped_student_is_the_shipped_model_s():
 
 
 def test_doubt_is_what_the_noise_leaves(world):
-    """One cell a token: a denoiser of pure noise keeps all its doubt, and has none at the end. Blanks leave as much as their teacher has, which is what it believes."""
+    """One cell a token: a denoiser of pure noise keeps all its doubt, and has none at the end. Doubt falls along a page, of noise as of blanks."""
     V = 8
     one = GridDiffusion(Vocabulary([chr(97 + i) for i in range(V)], "char"), Codebook.one_hot(V, shape="1x8x1"), 1, torch.full((V,), 1 / V), net=NET)
     found = doubt(one, one, pages=300, calls=12)

@@ -546,8 +546,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'vtd/chapters/mode_collapse.py'),
                                             'vtd.chapters.mode_collapse.mean': ( 'chapters/mode_collapse.html#mean',
                                                                                  'vtd/chapters/mode_collapse.py'),
-                                            'vtd.chapters.mode_collapse.mean_share': ( 'chapters/mode_collapse.html#mean_share',
-                                                                                       'vtd/chapters/mode_collapse.py'),
                                             'vtd.chapters.mode_collapse.measure_battery': ( 'chapters/mode_collapse.html#measure_battery',
                                                                                             'vtd/chapters/mode_collapse.py'),
                                             'vtd.chapters.mode_collapse.measure_channel': ( 'chapters/mode_collapse.html#measure_channel',

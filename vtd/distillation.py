@@ -68,7 +68,7 @@ def masked_moments(teacher: MaskedDiffusion, pages: int, calls: int, keep: int, 
 # %% ../nbs/lib/11_distillation.ipynb #532b9452
 def check_moments(calls: int = 16, keep: int = 4, temperature: float = 1.0) -> None:
     "Refuses numbers that make no sense, in one line."
-    if not 1 <= keep <= calls or calls < 2: raise TrainingError(f"a teacher makes 2 or more calls for a page, of which 1 or more are kept; not {calls} and {keep}")
+    if not 1 <= keep <= calls or calls < 2: raise TrainingError(f"a teacher makes 2 or more calls for a page, of which 1 up to all are kept; not {calls} calls and {keep} kept")
     if not temperature > 0: raise TrainingError(f"temperature must be above 0, not {temperature}")
 
 

@@ -19,7 +19,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +59,7 @@ class Number:
         return f"{self:ci}, n = {self.n:,}"
 
 # %% ../nbs/lib/21_records.ipynb #415f4f12
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Number:
+def mean_interval(values: Iterable[float], level: float = 0.95) -> Number:
     """The mean of independent values with its Student t interval. Raises `ValueError` for fewer than two values."""
     from scipy import stats
 
@@ -72,7 +72,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Number:
     return Number(mean, mean - half, mean + half, len(values))
 
 
-def mean_share(values: Sequence[float], level: float = 0.95) -> Number:
+def mean_share(values: Iterable[float], level: float = 0.95) -> Number:
     """`mean_interval` of shares, whose ends are kept between 0 and 1."""
     number = mean_interval(values, level)
     return Number(number.value, max(0.0, number.low), min(1.0, number.high), number.n)

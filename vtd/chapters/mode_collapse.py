@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUOTED', 'MENDED', 'THEIRS', 'GRIDS', 'NOISES', 'SHARES', 'BEGAN', 'FACTORS', 'ENDED', 'CAUSES', 'prior_with',
            'accuracy_ceiling', 'ceiling_at', 'least_bits', 'fractions', 'common_size', 'quoted', 'sensitivity',
-           'SensitiveCodec', 'Recipe', 'both', 'sharpen', 'make', 'train', 'Collapse', 'mean', 'mean_share', 'name_of',
+           'SensitiveCodec', 'Recipe', 'both', 'sharpen', 'make', 'train', 'Collapse', 'mean', 'name_of',
            'measure_channel', 'measure_channels', 'read_runs', 'above_bound', 'measure_readers', 'measure_optimum',
            'measure_shares', 'measure_diversity', 'central', 'start_of', 'measure_starts', 'accuracy_of', 'accuracies',
            'cell_name', 'effect', 'measure_factors', 'measure_penalty', 'measure_vocabularies', 'measure_recipes',
@@ -166,11 +166,6 @@ def mean(values) -> lab.Number:
     return lab.mean_interval(list(values))
 
 
-def mean_share(values) -> lab.Number:
-    "Mean of shares over seeds; its interval stays between 0 and 1."
-    return lab.mean_share(list(values))
-
-
 def name_of(x: float) -> str:
     "A number as part of a record's key."
     return f"{x:g}".replace(".", "_").replace("-", "m")
@@ -187,7 +182,7 @@ def measure_channel(out: Collapse, name: str, recipe: Recipe, shape: str, *, voc
         codec = make(recipe, vocab_size, shape, seed)
         found.append(channel(codec, prior, noise, samples, seed))
         with reading(codec): sds.append(float(codec.probabilities(torch.arange(vocab_size)).flatten(1).std(0).mean()))
-    out.numbers |= {f"bits_{name}": mean(c.bits.value for c in found), f"bayes_{name}": mean_share(c.accuracy.value for c in found),
+    out.numbers |= {f"bits_{name}": mean(c.bits.value for c in found), f"bayes_{name}": lab.mean_share(c.accuracy.value for c in found),
                     f"sd_{name}": mean(sds)}
 
 
@@ -242,8 +237,8 @@ def measure_readers(out: Collapse, *, scales, decoders, joint, prior, seeds, ext
         runs += read_runs({name: recipe}, prior=prior, seeds=seeds[: len(seeds) // 2 + 1], **how | slower)
     for name in recipes:
         key = "read_" + name.replace(", ", "_").replace(" ", "_")
-        out.numbers[key] = mean_share(run["accuracy"] for run in runs if run["name"] == name)
-        out.numbers[key + "_collapsed"] = mean_share(float(run["is_collapsed"]) for run in runs if run["name"] == name)
+        out.numbers[key] = lab.mean_share(run["accuracy"] for run in runs if run["name"] == name)
+        out.numbers[key + "_collapsed"] = lab.mean_share(float(run["is_collapsed"]) for run in runs if run["name"] == name)
     out.numbers |= above_bound(runs, prior)
     plain = {f"frozen {d}" for d in decoders if d != "extreme"}
     measure_optimum(out, [run for run in runs if run["name"] in plain], prior, seeds)
@@ -267,7 +262,7 @@ def measure_shares(out: Collapse, *, vocab_size, seeds, **how) -> None:
     for share in SHARES:
         prior = prior_with(share, vocab_size)
         runs = read_runs({"frozen": Recipe(encoder="categorical", standardise=False, decoder="dense")}, vocab_size=vocab_size, prior=prior, seeds=seeds[:3], **how)
-        out.numbers[f"collapsed_at_{name_of(share)}"] = mean_share(run["accuracy"] for run in runs)
+        out.numbers[f"collapsed_at_{name_of(share)}"] = lab.mean_share(run["accuracy"] for run in runs)
 
 
 def measure_diversity(out: Collapse, *, vocab_size, shape, seeds) -> None:
@@ -341,12 +336,12 @@ def measure_factors(out: Collapse, *, tokens, shape, seeds, decoder, sgd_rates, 
     "Accuracy in every combination, and effects of each factor; on three seeds, the learning rates that the notes leave open."
     table = {key: accuracies(Recipe(key[0], standardise=key[1], scale=key[2], decoder=decoder), tokens, shape, seeds, **how)
              for key in itertools.product(*FACTORS.values())}
-    for key, found in table.items(): out.numbers["cell_" + cell_name(*key)] = mean_share(found)
+    for key, found in table.items(): out.numbers["cell_" + cell_name(*key)] = lab.mean_share(found)
     for i, factor in enumerate(FACTORS): out.numbers[f"effect_{factor}"] = effect(table, i)
     for optimiser, rates in (("sgd", sgd_rates), ("adamw", adam_rates)):
         for lr, standardise in itertools.product([THEIRS.lr, *rates], (False, True)):
             found = accuracies(Recipe(optimiser, lr, standardise, decoder=decoder), tokens, shape, seeds[:3], **how)
-            out.numbers["rate_" + cell_name(optimiser, standardise, lr)] = mean_share(found)
+            out.numbers["rate_" + cell_name(optimiser, standardise, lr)] = lab.mean_share(found)
 
 # %% ../../nbs/chapters/02_mode_collapse.ipynb #3afcdd1e
 def measure_penalty(out: Collapse, *, tokens, shape, seeds, decoder, **how) -> None:
@@ -359,7 +354,7 @@ def measure_penalty(out: Collapse, *, tokens, shape, seeds, decoder, **how) -> N
             with reading(codec): kl, penalty = sensitivity(codec.decode, codec.patterns(), torch.Generator().manual_seed(seed))
             kls.append(float(kl)), penalties.append(float(penalty))
         gain = [a - b for a, b in zip(with_it, without, strict=True)]
-        out.numbers |= {f"penalised_{name}": mean_share(with_it), f"penalty_gain_{name}": mean(gain), f"kl_{name}": mean(kls),
+        out.numbers |= {f"penalised_{name}": lab.mean_share(with_it), f"penalty_gain_{name}": mean(gain), f"kl_{name}": mean(kls),
                         f"penalty_{name}": mean(penalties)}
 
 
@@ -368,7 +363,7 @@ def measure_vocabularies(out: Collapse, *, vocabularies, shape, seeds, decoder, 
     more, found = {True: {"steps": 3 * steps // 2, "batch": 4 * batch}, False: {"steps": steps, "batch": batch}}, {}
     for (name, recipe), V in itertools.product(both(decoder).items(), vocabularies):
         found[name, V] = accuracies(recipe, V, shape, seeds, **more[V > 500])
-        out.numbers[f"vocabulary_{name}_{V}"] = mean_share(found[name, V])
+        out.numbers[f"vocabulary_{name}_{V}"] = lab.mean_share(found[name, V])
     for name in both(decoder):
         falls = [b - a for a, b in zip(found[name, vocabularies[0]], found[name, vocabularies[-1]], strict=True)]
         out.numbers[f"vocabulary_change_{name}"] = mean(falls)
@@ -377,7 +372,7 @@ def measure_vocabularies(out: Collapse, *, vocabularies, shape, seeds, decoder, 
 def measure_recipes(out: Collapse, *, vocab_size, shape, seeds, decoder, **how) -> None:
     "Both recipes on the notes' medium vocabulary."
     for name, recipe in both(decoder).items():
-        out.numbers[f"{name}_accuracy"] = mean_share(accuracies(recipe, vocab_size, shape, seeds, **how))
+        out.numbers[f"{name}_accuracy"] = lab.mean_share(accuracies(recipe, vocab_size, shape, seeds, **how))
 
 # %% ../../nbs/chapters/02_mode_collapse.ipynb #d0051fb3
 ENDED = {51: 3.88, 192: 8.3}  # the notes' last losses (Phase 7)
@@ -400,12 +395,12 @@ def measure_extreme(out: Collapse, *, shape, seeds, **how) -> None:
     "The extreme decoder on 51 and 192 tokens under both recipes; accuracy where the loss passes the notes' last one."
     for (name, recipe), V in itertools.product(both("extreme").items(), ENDED):
         told = [story(recipe, V, shape, seed, every=5, **how) for seed in seeds]
-        out.numbers |= {f"extreme_{name}_{V}": mean_share(t[-1]["accuracy"] for t in told), f"loss_{name}_{V}": mean(t[-1]["loss"] for t in told),
+        out.numbers |= {f"extreme_{name}_{V}": lab.mean_share(t[-1]["accuracy"] for t in told), f"loss_{name}_{V}": mean(t[-1]["loss"] for t in told),
                         f"first_loss_{name}_{V}": mean(t[0]["loss"] for t in told)}
         passed = [next((p["accuracy"] for p in t if p["loss"] <= ENDED[V]), None) for t in told]
         passed = [accuracy for accuracy in passed if accuracy is not None]
         out.numbers[f"passed_{name}_{V}"] = lab.proportion(len(passed), len(told))
-        if len(passed) > 1: out.numbers[f"accuracy_at_their_loss_{name}_{V}"] = mean_share(passed)
+        if len(passed) > 1: out.numbers[f"accuracy_at_their_loss_{name}_{V}"] = lab.mean_share(passed)
         out.extra[f"story_{name}_{V}"] = [{k: float(np.mean([t[i][k] for t in told])) for k in told[0][i]} for i in range(len(told[0]))]
 
 # %% ../../nbs/chapters/02_mode_collapse.ipynb #da9cd055
@@ -426,7 +421,7 @@ def measure_split(out: Collapse, *, shape, seeds, decoder, steps, batch) -> None
         with reading(codec): right = codec.decode(codec.encode(held)).argmax(-1) == held
         shares.append(float(seen.double().mean())), alls.append(float(right.double().mean()))
         seen_right.append(right[seen]), unseen_right.append(right[~seen])
-    out.numbers |= {"seen_share": mean_share(shares), "valid_accuracy": mean_share(alls), "below_ceiling": mean(np.subtract(shares, alls))}
+    out.numbers |= {"seen_share": lab.mean_share(shares), "valid_accuracy": lab.mean_share(alls), "below_ceiling": mean(np.subtract(shares, alls))}
     for name, right in (("seen", torch.cat(seen_right)), ("unseen", torch.cat(unseen_right))):
         out.numbers[f"valid_{name}"] = lab.proportion(int(right.sum()), len(right))
 
