@@ -1,5 +1,6 @@
 """The theorems of the diffusion model, and what its writing promises."""
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from vtd.automata import log2_probability
 from vtd.chapters.writing_pages import write_exactly
 from vtd.clocks import draw_clocks
 from vtd.diffusion import GridDiffusion, Writing, build
+from vtd.peers import build_peer
 from vtd.recipes import PATHS
 from vtd.sampling import SAMPLERS, Belief, clock_path, ranks
 from vtd.text import little_world
-from vtd.training import TrainingError
+from vtd.training import TrainingError, fit
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +121,6 @@ def test_self_conditioning_trains_and_writes(world):
 
 
 def test_a_belief_read_again_costs_no_weight_and_is_kept(world, tmp_path):
-    from vtd.training import fit
-
     size = {"width": 32, "layers": 2}
     model, plain, page = build(world, net=size | {"reread": True}), build(world, net=size), torch.as_tensor(world.valid[:4])
     assert [p.shape for p in model.parameters()] == [p.shape for p in plain.parameters()]
@@ -129,6 +129,21 @@ def test_a_belief_read_again_costs_no_weight_and_is_kept(world, tmp_path):
     plain.load_state_dict(model.state_dict())
     here, kept, once = (m.eval().logits(page, page > 5) for m in (model, GridDiffusion.load(tmp_path / "m.safetensors"), plain))
     assert torch.allclose(here, kept, atol=1e-4) and not torch.allclose(here, once, atol=1e-2)
+
+
+def test_perceptrons_that_multiply_cost_no_weight_and_are_kept(world, tmp_path):
+    size, page = {"width": 48, "layers": 2}, torch.as_tensor(world.valid[:32])
+    for make in (build, partial(build_peer, kind="masked"), partial(build_peer, kind="autoregressive")):
+        model, plain = (make(world, net=size | {"gated": gated}, chain=False) for gated in (True, False))
+        assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters())
+        assert abs(model.bits(page).bits_per_token - plain.bits(page).bits_per_token) < 0.05  # untrained, both are their start
+        before = model.loss(page, torch.Generator().manual_seed(0)).item()
+        fit(model, world.train, steps=20, batch=32, seed=0, progress=False)
+        assert model.loss(page, torch.Generator().manual_seed(0)).item() < before
+    model = build(world, net=size | {"gated": True})
+    fit(model, world.train, steps=3, batch=16, seed=0, progress=False)
+    model.save(tmp_path / "m.safetensors")
+    assert torch.allclose(model.eval().logits(page, page > 5), GridDiffusion.load(tmp_path / "m.safetensors").logits(page, page > 5), atol=1e-4)
 
 
 def test_a_thousand_pages_survive_png(default, world, tmp_path):
@@ -161,11 +176,15 @@ def test_a_teacher_is_learned_and_only_the_little_world_has_one(world):
 
 
 def test_every_place_has_a_level_of_its_own(default):
-    """Independent levels: what one place knows tells nothing of the next; by the arcsine law 41 % lie in the outer tenths. A misspelt clock is told."""
+    """Levels of their own: what one place knows tells nothing of the next; by the arcsine law 41 % lie in the outer tenths. A misspelt clock is told."""
     low, high = (default.schedule.level(torch.tensor(u))[0] for u in (0.1, 0.9))
     levels = draw_clocks(default.schedule, 4000, 2, torch.Generator().manual_seed(0), {"independent": 1.0})
     assert abs(torch.corrcoef(levels.T)[0, 1]) < 0.05
     assert abs(((levels < low) | (levels > high)).float().mean() - 0.41) < 0.02
+    known = draw_clocks(default.schedule, 4000, 2, torch.Generator().manual_seed(0), {"mostly known": 1.0})
+    assert abs(torch.corrcoef(known.T)[0, 1]) < 0.05
+    for share in (0.25, 0.5, 0.75):  # of the information, `1 - u ** (5 / 3)` of an even u
+        assert abs((known < default.schedule.level(torch.tensor(share))[0]).float().mean() - (1 - (1 - share) ** 0.6)) < 0.02
     with pytest.raises(ValueError, match="not indepedent"): draw_clocks(default.schedule, 2, 2, torch.Generator(), {"indepedent": 1.0})
 
 
@@ -183,7 +202,6 @@ def test_objectives_codes_and_stages_train(world):
 
 
 def test_a_learned_codebook_settles_is_saved_and_read(world, tmp_path):
-    from vtd.training import fit
 
     model = build(world, code="spherical", net={"width": 32, "layers": 1, "learn_codewords": True})
     before = model.codebook_signal.clone()

@@ -84,6 +84,16 @@ def test_the_bound_is_an_objective_and_hidden_tokens_alike_another(trained, page
     with pytest.raises(ValueError, match="categorical or bound"): build_peer(little_world.corpus(100), "masked", objective="cells")
 
 
+def test_masked_diffusion_learns_from_pages_hidden_as_far_as_asked(pages, monkeypatch):
+    model, seen = build_peer(little_world.corpus(100), "masked", net=NET, hidden=(0.2, 0.5)), []
+    monkeypatch.setattr(model, "surprise", lambda ids, hidden: (seen.append(hidden.sum(1)), torch.ones(ids.shape))[1])
+    for seed in range(20): model.loss(pages, torch.Generator().manual_seed(seed))
+    counts = torch.cat(seen)
+    assert counts.unique().tolist() == [3, 4, 5, 6]  # of twelve places
+    for wrong in ((0.5, 0.2), (0.0, 1.5)):
+        with pytest.raises(ValueError, match="lower one first"): build_peer(little_world.corpus(100), "masked", hidden=wrong)
+
+
 def test_a_few_places_of_each_page_tell_an_orders_bits(trained, pages):
     """Right on average over seeds, and nearer than what pages differ by."""
     model = trained["masked"]

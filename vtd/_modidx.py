@@ -941,6 +941,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'vtd.denoiser.Block.attend': ('lib/denoiser.html#block.attend', 'vtd/denoiser.py'),
                               'vtd.denoiser.Block.convolve': ('lib/denoiser.html#block.convolve', 'vtd/denoiser.py'),
                               'vtd.denoiser.Block.forward': ('lib/denoiser.html#block.forward', 'vtd/denoiser.py'),
+                              'vtd.denoiser.Block.perceive': ('lib/denoiser.html#block.perceive', 'vtd/denoiser.py'),
                               'vtd.denoiser.Block.relative': ('lib/denoiser.html#block.relative', 'vtd/denoiser.py'),
                               'vtd.denoiser.GridDenoiser': ('lib/denoiser.html#griddenoiser', 'vtd/denoiser.py'),
                               'vtd.denoiser.GridDenoiser.__init__': ('lib/denoiser.html#griddenoiser.__init__', 'vtd/denoiser.py'),

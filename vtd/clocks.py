@@ -105,7 +105,7 @@ def measure_schedule(codewords: Tensor, log_prior: Tensor, draws: int = 4096, se
 # %% ../nbs/lib/10_clocks.ipynb #47333be2
 CLOCKS = {"together": 1.0, "known": 2.0, "independent": 13.0}  # kinds of training clock and their weights
 SHARED = {"together": 1.0, "known": 1.0, "path": 2.0}  # those of before
-KINDS = {*CLOCKS, *SHARED}
+KINDS = {*CLOCKS, *SHARED, "mostly known"}
 
 
 def draw_clocks(schedule: Schedule, B: int, L: int, generator: torch.Generator, clocks: dict = CLOCKS) -> Tensor:
@@ -123,6 +123,7 @@ def draw_clocks(schedule: Schedule, B: int, L: int, generator: torch.Generator, 
     for i, name in enumerate(clocks):
         if name == "known": out = torch.where(kind == i, known, out)
         if name == "independent": out = torch.where(kind == i, schedule.level(0.5 - 0.5 * (math.pi * uniform(B, L)).cos())[0], out)
+        if name == "mostly known": out = torch.where(kind == i, schedule.level(1 - uniform(B, L) ** (5 / 3))[0], out)
         if name == "path": out = torch.where(kind == i, _path_levels(schedule, B, L, uniform), out)
     return out
 

@@ -25,7 +25,7 @@ class FusedDenoiser(nn.Module):
     counted = previous = shift = None  # what a GridDenoiser may have besides
 
     def __init__(self, codewords: Tensor, log_prior: Tensor, *, width: int = 96, layers: int = 4, heads: int = 4, kernel: int = 5,
-                 expand: int = 2, reach: int = 64):
+                 expand: int = 2, reach: int = 64, gated: bool = False):
         super().__init__()
         V, D = codewords.shape
         self.top = math.log(3000 / D)  # beyond this total SNR a grid is certain
@@ -33,7 +33,7 @@ class FusedDenoiser(nn.Module):
         self.register_buffer("log_prior", log_prior.float())
         self.clean, self.likeliest = nn.Linear(D, width, bias=False), nn.Embedding(V, width)
         self.strength = nn.Linear(BeliefNet.FEATURES, width)
-        self.blocks = nn.ModuleList(Block(width, heads, kernel, expand, reach) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, kernel, expand, reach, gated) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width, bias=False), nn.Linear(width, V, bias=False)
         nn.init.zeros_(self.head.weight)
 

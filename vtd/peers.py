@@ -62,17 +62,19 @@ class MaskedDiffusion(Peer):
     """Masked diffusion with the network of the grids: a shown token is certain evidence, a hidden one none.
 
     The same arguments as GridDiffusion, less the codebook. `objective`: what training minimises, the cross-entropy of hidden tokens
-    (`categorical`) or the bound itself (`bound`), which differ in how pages weigh. Source: Sahoo et al. 2024 (arXiv 2406.07524), Shi et al. 2024 (arXiv 2406.04329).
+    (`categorical`) or the bound itself (`bound`), which differ in how pages weigh. `hidden`: the least and the largest share of a
+    training page that is hidden. Source: Sahoo et al. 2024 (arXiv 2406.07524), Shi et al. 2024 (arXiv 2406.04329).
     """
 
     SURE, STRENGTH = 40.0, (8.0, -6.0)  # evidence for a shown token in nats; how strong a shown and a hidden place seem
 
     def __init__(self, vocabulary: Vocabulary, length: int, frequencies, counted: Counted | None = None, *, net: dict | None = None,
-                 objective: str = "categorical", corpus: str = ""):
+                 objective: str = "categorical", hidden: tuple[float, float] = (0.0, 1.0), corpus: str = ""):
+        if not 0 <= hidden[0] < hidden[1] <= 1: raise ValueError(f"hidden is two shares of a page, the lower one first, from 0 to 1; not {hidden}")
         if objective not in ("categorical", "bound"): raise ValueError(f"objective is categorical or bound, not {objective!r}")
         log_prior = torch.as_tensor(frequencies, dtype=torch.float32).log()
         super().__init__(vocabulary, length, BeliefNet(log_prior, counted, **(net or {})), corpus)
-        self.objective = objective
+        self.objective, self.hidden = objective, tuple(hidden)
 
     def evidence(self, ids: Tensor, hidden: Tensor) -> Tensor:
         "Log-evidence `(B, L, V)` of pages `ids (B, L)` of which some places are `hidden (B, L)`."
@@ -89,10 +91,11 @@ class MaskedDiffusion(Peer):
 
 # %% ../nbs/lib/10_peers.ipynb #196836ba
 def _masked_loss(self: MaskedDiffusion, ids: Tensor, generator: torch.Generator) -> Tensor:
-    "Mean nats of hidden tokens, one random number of them a page; numbers are spread evenly over the pages. All of them weigh the same, or with the bound as objective all pages."
+    "Mean nats of hidden tokens, one random number of them a page, within `hidden`; numbers are spread evenly over the pages. All of them weigh the same, or with the bound as objective all pages."
     B, L = ids.shape
     even = (torch.randperm(B, generator=generator, device=ids.device) + torch.rand(B, generator=generator, device=ids.device)) / B
-    count = (even * L).long().clamp(max=L - 1) + 1
+    low, high = self.hidden
+    count = ((low + (high - low) * even) * L).long().clamp(max=L - 1) + 1
     hidden = torch.rand(B, L, generator=generator, device=ids.device).argsort(1).argsort(1) < count[:, None]
     nats = (self.surprise(ids, hidden) * hidden).sum(1)
     return (nats / count).mean() if self.objective == "bound" else nats.sum() / count.sum()
@@ -208,20 +211,20 @@ class CausalBlock(Block):
         back = torch.arange(memory["k"].shape[2] - 1, -1, -1, device=x.device).clamp(max=self.reach)
         weight = (q @ memory["k"].mT * q.shape[-1] ** -0.5 + self.distance[:, self.reach - back][:, None]).softmax(-1)
         x = x + self.out((weight @ memory["v"]).view(B, -1))
-        return x + self.down(F.gelu(self.up(self.norms[2](x))))
+        return x + self.perceive(self.norms[2](x))
 
 # %% ../nbs/lib/10_peers.ipynb #e3b9beeb
 class CausalNet(nn.Module):
     "Logits of the next token at every place; as many parameters as a BeliefNet, a table for each of the last two tokens in place of two views of a belief."
 
     def __init__(self, log_prior: Tensor, counted: Counted | None = None, *, width: int = 96, layers: int = 4, heads: int = 4, kernel: int = 5,
-                 expand: int = 2, reach: int = 64):
+                 expand: int = 2, reach: int = 64, gated: bool = False):
         super().__init__()
         V, self.counted, self.memory = len(log_prior), counted, counted.memory if counted else 1
         self.register_buffer("log_prior", log_prior.float())
         self.last, self.before = nn.Embedding(V + 1, width), nn.Embedding(V + 1, width)  # V: nothing yet
         self.chain = nn.Linear(V, width, bias=False) if counted is not None else None
-        self.blocks = nn.ModuleList(CausalBlock(width, heads, kernel, expand, reach) for _ in range(layers))
+        self.blocks = nn.ModuleList(CausalBlock(width, heads, kernel, expand, reach, gated) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width, bias=False), nn.Linear(width, V, bias=False)
         if self.chain is not None: nn.init.normal_(self.chain.weight)
         nn.init.zeros_(self.head.weight)

@@ -52,6 +52,7 @@ class Recipe:
     order: int | None = None       # tokens that depend on one another in those counts; None: 2 in sentences, 3 words, 5 letters
     states: int | None = None      # start from so many hidden states, learned, in place of counts
     reread: bool = False           # halfway through the network read the belief so far again
+    gated: bool = False            # perceptrons multiply two halves of what they see
     fused: bool = False            # never hold a table of places by tokens: for large vocabularies
     taught: bool = False           # the little world only: learn its exact posterior, not the words of one sentence
     lr: float = 0.01               # AdamW's learning rate
@@ -65,7 +66,7 @@ class Recipe:
     @property
     def told(self) -> dict:
         "Its settings; those that came later only where they are not as usual."
-        usual = {f.name: f.default for f in fields(self) if f.name in ("order", "states", "reread", "fused", "stream", "precision", "compile", "accumulate")}
+        usual = {f.name: f.default for f in fields(self) if f.name in ("order", "states", "reread", "gated", "fused", "stream", "precision", "compile", "accumulate")}
         return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
     @property
@@ -105,7 +106,7 @@ def _model(self: Recipe, corpus: Corpus) -> GridDiffusion:
     "The untrained model."
     if self.taught and self.text is not None: raise TrainingError("only the little world knows its exact posterior: leave out --taught, or --text")
     net = {"width": self.width, "layers": self.layers, "self_condition": self.self_condition}
-    net |= {name: True for name in ("reread", "fused") if getattr(self, name)}
+    net |= {name: True for name in ("reread", "gated", "fused") if getattr(self, name)}
     teacher = world_control().belief if self.taught else None
     return build(corpus, shape=self.grid, code=self.code, seed=self.seed, net=net, chain=self.chain, order=self.order, states=self.states, teacher=teacher)
 
@@ -149,7 +150,7 @@ def token_file(out: Path, recipe: Recipe) -> Path:
     return out.with_name(f"{out.name}.{replace(recipe, **{k: getattr(Recipe, k) for k in _LATER}).fingerprint}.tokens")
 
 
-_LATER = ("grid", "code", "steps", "minutes", "batch", "width", "layers", "chain", "self_condition", "order", "states", "reread", "fused", "lr", "lr_matrix", "seed", "precision",
+_LATER = ("grid", "code", "steps", "minutes", "batch", "width", "layers", "chain", "self_condition", "order", "states", "reread", "gated", "fused", "lr", "lr_matrix", "seed", "precision",
           "compile", "accumulate", "length")  # no matter to the tokens
 
 # %% ../nbs/lib/10_recipes.ipynb #a1f59a1f
