@@ -55,6 +55,21 @@ def test_verdicts_follow_the_numbers(folder):
     out.numbers |= {"reread_minus_grid": less, "reread_minus_grid_over_windows": less, "bits_reread_together": far}
     chapter.judge_training(out)
     assert out.claims["G5"]["verdict"] == "holds"
+    best, each = "gated_mostly_known_minus_masked_gated_mostly_known", ("gated_mostly_known_minus_gated", "masked_gated_mostly_known_minus_masked_gated")
+    bits = ("bits_gated_mostly_known_together", "bits_masked_gated_mostly_known_random", "bits_masked_random", "bits_grid_together")
+    for gap, gains, verdicts in ((near, (less, less), ("holds", "holds")), (far, (less, near), ("refuted", "depends")), (less, (far, far), ("holds", "refuted"))):
+        out.numbers |= dict.fromkeys(bits, far) | {k + end: x for k, x in ((best, gap), *zip(each, gains, strict=True)) for end in ("", "_over_windows")}
+        chapter.judge_training(out)
+        assert (out.claims["G8"]["verdict"], out.claims["G9"]["verdict"]) == verdicts and out.claims["G8"]["ours"] == gap
+
+
+def test_each_change_is_compared_for_both(folder):
+    out = chapter.run(**small(folder, entries=["grid", "masked"], variants=["gated", "gated mostly known", "masked gated", "masked gated mostly known"], pages=0, calls=[]))
+    n = out.numbers
+    for a, b in (("gated_mostly_known", "masked_gated_mostly_known"), ("gated", "masked_gated"), ("masked_gated", "masked"), ("masked_gated_mostly_known", "masked_gated"), ("gated_mostly_known", "gated"), ("gated", "grid")):
+        bits = [n[f"bits_{x}_{'random' if 'masked' in x else 'together'}"].value for x in (a, b)]
+        assert n[f"{a}_minus_{b}"].value == pytest.approx(bits[0] - bits[1]) and n[f"{a}_minus_{b}_over_windows"].low is not None
+    assert {"G1", "G8", "G9"} <= set(out.claims) and n["parameters_gated"].value < 1.01 * n["parameters_grid"].value
 
 
 def test_of_a_text_it_says_what_counting_alone_gives_and_how_far_below_it_grids_end(tmp_path):

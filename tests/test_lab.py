@@ -159,7 +159,7 @@ def test_the_longest_training_speaks_in_the_ledger_and_names_who_differs(book):
         found = json.loads((lab.run_folder("adds-up", {}) / "results.json").read_text())
         (book / f"results/{stem}.json").write_text(json.dumps(found | {"parameters": {"steps": steps, "batch": 2, "length": 3}}))
     row = lab.ledger().set_index("claim").loc["C8"]
-    assert row["verdict"] == "refuted" and row["cause"] == "arithmetic. Other records differ: adds-up (holds)."
+    assert row["verdict"] == "refuted" and row["cause"] == "arithmetic. Other records differ: adds-up (holds)." and (row["chapter"], row["record"]) == ("adds-up", "adds-up.long")
 
 
 def test_intervals_cover_at_the_stated_rate():

@@ -200,12 +200,12 @@ def _ledger_row(key: str, record: str, claim: Claim) -> dict[str, Any]:
     number = claim.ours if isinstance(claim.ours, Number) else None
     theirs = {"claim": key, "section": row.section, "says": row.claim, "theirs": claim.theirs or row.theirs}
     ours = {"ours": str(claim.ours)} | {k: getattr(number, k, None) for k in ("value", "low", "high", "n")}
-    ours |= {"verdict": claim.verdict, "cause": claim.cause, "chapter": record.split(".")[0] or row.chapter}
+    ours |= {"verdict": claim.verdict, "cause": claim.cause, "chapter": record.split(".")[0] or row.chapter, "record": record}
     return theirs | ours
 
 
 def ledger() -> Any:
-    """Every claim as a pandas table: claim, section, says, theirs, ours, value, low, high, n, verdict, cause, chapter.
+    """Every claim as a pandas table: claim, section, says, theirs, ours, value, low, high, n, verdict, cause, chapter, record.
 
     The rows C1 to C35 are the notes'; claims of our own that a record holds follow."""
     import pandas as pd

@@ -240,7 +240,7 @@ def ledger_html(table: Any = None) -> str:
             "Ours": safe["ours"],
             "Verdict": lab.badge(row["verdict"]),
             "Cause": safe["cause"],
-            "Chapter": _chapter_link(row["chapter"]),
+            "Chapter": _chapter_link(row["chapter"]) + (f"<small>{safe['record'].split('.', 1)[1]}</small>" if "." in safe["record"] else ""),
         }
         inner = "".join(f'<td data-label="{k}">{v}</td>' if k else f"<td>{v}</td>" for k, v in cells.items())
         body.append(f'<tr id="{safe["claim"]}" data-verdict="{safe["verdict"]}" data-chapter="{safe["chapter"]}">{inner}</tr>')
