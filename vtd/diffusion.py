@@ -39,6 +39,7 @@ class Writing:
     overlap: float = 2.0
     sampler: str = "ddim"
     temperature: float = 0.5  # below 1: safer words
+    later: float = 0.0  # log-SNR by which the steps stand beyond where information comes in: few calls are better spent there
 
 # %% ../nbs/lib/10_diffusion.ipynb #ea2e8f19
 OBJECTIVES = ("categorical", "cells", "bound")  # what training may minimise: see the loss below
@@ -281,10 +282,11 @@ def fill(self: GridDiffusion, known: Tensor, how: Writing = Writing(), *, seed: 
     """
     if how.sampler not in SAMPLERS: raise ValueError(f"sampler is {', '.join(SAMPLERS)}, not {how.sampler!r}")
     if not how.temperature > 0: raise ValueError(f"temperature must be above 0, not {how.temperature}")
+    if not math.isfinite(how.later): raise ValueError(f"later is a difference of log-SNR, such as 1.5, not {how.later}")
     if not 0 <= kept < 1: raise ValueError(f"the share that is kept lies in [0, 1), not {kept}")
     clue = torch.zeros(()) if clue is None else clue
     progress = clock_path(known.shape[1], steps_of(how.sampler, how.nfe), how.order, how.overlap).clamp(min=kept).to(self.device)
-    path = torch.where(progress >= 1, math.inf, self.schedule.level(progress)[0])
+    path = torch.where(progress >= 1, math.inf, self.schedule.level(progress)[0] + how.later)
     generator, done = torch.Generator(self.device).manual_seed(seed), []
     for rows in torch.arange(len(known)).split(self._batch):
         part = known[rows].to(self.device)
@@ -311,9 +313,10 @@ def write_ids(self: GridDiffusion, n: int, how: Writing = Writing(), *, seed: in
 
 
 def write(self: GridDiffusion, n: int, *, nfe: int = 32, seed: int = 0, prompt: str | None = None, length: int | None = None,
-          order: str | tuple[int, ...] = "spaced", overlap: float = 2.0, sampler: str = "ddim", temperature: float = 0.5, steer: Callable | None = None) -> list[str]:
+          order: str | tuple[int, ...] = "spaced", overlap: float = 2.0, sampler: str = "ddim", temperature: float = 0.5, later: float = 0.0,
+          steer: Callable | None = None) -> list[str]:
     "`n` written texts; `prompt` words are kept, `_` is a blank to fill. Unknown prompt words are a TextError."
-    how = Writing(nfe, order, overlap, sampler, temperature)
+    how = Writing(nfe, order, overlap, sampler, temperature, later)
     return [self.vocabulary.decode(page.tolist()) for page in self.write_ids(n, how, seed=seed, prompt=prompt, length=length, steer=steer)]
 
 
