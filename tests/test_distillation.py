@@ -113,7 +113,7 @@ def test_the_chapter_measures_the_student_of_the_model_that_it_judges(world, cap
     chapter.measure_student(out, out.model, pages=6, seeds=[1, 2], exact_pages=4, tried=(2,))
     n = out.numbers
     for temperature in ("1", "07", "05"): assert n[f"few_student_accepted_2_{temperature}"] == n[f"few_teacher_accepted_2_{temperature}"]  # it is its own teacher here
-    assert n["few_exact_2"].n == 4 and n["few_student_distinct_2_05"].n == 12
+    assert n["few_later_accepted_2_1"].n == 12 and n["few_exact_later_2"].n == 4 and n["few_exact_2"].n == 4 and n["few_student_distinct_2_05"].n == 12
 
 
 def test_the_shipped_student_is_the_shipped_model_s():
