@@ -173,7 +173,7 @@ def get_student(student: str, model: str, train_minutes: float) -> GridDiffusion
     return GridDiffusion.load(student) if student else None
 
 
-LATER = 1.5  # log-SNR by which steps are moved, chosen among 0.5 to 2 by pages of two other seeds
+LATER = 1.5  # log-SNR by which steps are moved; set by pages of two other seeds
 
 
 def measure_student(out: Written, student, *, pages, seeds, exact_pages, tried=(2, 4, 8, 16), temperatures=(1.0, 0.7, 0.5)) -> None:
