@@ -92,6 +92,7 @@ def test_masked_diffusion_learns_from_pages_hidden_as_far_as_asked(pages, monkey
     assert counts.unique().tolist() == [3, 4, 5, 6]  # of twelve places
     for wrong in ((0.5, 0.2), (0.0, 1.5)):
         with pytest.raises(ValueError, match="lower one first"): build_peer(little_world.corpus(100), "masked", hidden=wrong)
+    with pytest.raises(ValueError, match="every share"): build_peer(little_world.corpus(100), "masked", objective="bound", hidden=(0.2, 0.5))
 
 
 def test_a_few_places_of_each_page_tell_an_orders_bits(trained, pages):

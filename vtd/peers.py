@@ -72,6 +72,7 @@ class MaskedDiffusion(Peer):
                  objective: str = "categorical", hidden: tuple[float, float] = (0.0, 1.0), corpus: str = ""):
         if not 0 <= hidden[0] < hidden[1] <= 1: raise ValueError(f"hidden is two shares of a page, the lower one first, from 0 to 1; not {hidden}")
         if objective not in ("categorical", "bound"): raise ValueError(f"objective is categorical or bound, not {objective!r}")
+        if objective == "bound" and tuple(hidden) != (0.0, 1.0): raise ValueError(f"the bound asks for every share of a page: hidden is (0.0, 1.0) with it, not {hidden}")
         log_prior = torch.as_tensor(frequencies, dtype=torch.float32).log()
         super().__init__(vocabulary, length, BeliefNet(log_prior, counted, **(net or {})), corpus)
         self.objective, self.hidden = objective, tuple(hidden)
