@@ -9,7 +9,7 @@ import torch
 from vtd.automata import log2_probability
 from vtd.chapters.writing_pages import write_exactly
 from vtd.clocks import draw_clocks
-from vtd.diffusion import GridDiffusion, Writing, build
+from vtd.diffusion import GridDiffusion, Writing, build, few_later
 from vtd.peers import build_peer
 from vtd.recipes import PATHS
 from vtd.sampling import SAMPLERS, Belief, clock_path, ranks
@@ -150,8 +150,24 @@ def test_few_calls_are_better_spent_later(default):
     """All places together, second order, temperature 1: four steps beyond where information comes in make far more sentences."""
     share = [np.isfinite(log2_probability(little_world.automaton, default.write_ids(100, Writing(4, "together", 1.0, "second-order", 1.0, later), seed=3).numpy())).mean() for later in (0.0, 1.5)]
     assert share[1] > share[0] + 0.3
-    assert default.write(8, later=0.0, seed=5) == default.write(8, seed=5) != default.write(8, later=1.5, seed=5)
+    few = {"nfe": 4, "order": "together", "seed": 5}
+    assert default.write(8, later=few_later(4), **few) == default.write(8, **few) != default.write(8, later=0.0, **few)  # it does so by itself ...
+    assert default.write(8, later=0.0, seed=5) == default.write(8, seed=5) != default.write(8, later=1.5, seed=5)  # ... where all stand together
+    assert few_later(4) == 1.5 and few_later(2) > few_later(4) > few_later(1000) > 0
     with pytest.raises(ValueError, match="difference of log-SNR"): default.write(1, later=math.nan)
+
+
+def test_levels_of_a_page_rise_and_keep_what_was_asked(small):
+    """Before the first step the share `kept` of the information is there, whatever the move; a Heun step is two calls."""
+    for how in (Writing(8, "together"), Writing(8, "together", sampler="heun"), Writing(8, (0,) * 12), Writing(6, "spaced", 2.0), Writing(5, "left-to-right", later=0.7)):
+        for kept in (0.0, 0.4):
+            levels = how.levels(small.schedule, 12, kept)
+            assert (levels.diff(dim=0).nan_to_num(0.0, posinf=1.0) >= 0).all() and torch.isinf(levels[-1]).all()
+            if kept: assert torch.allclose(levels[0], small.schedule.level(torch.tensor(kept))[0].expand(12), atol=1e-5)
+    start = small.schedule.span[0].item()
+    assert Writing(8, "together").levels(small.schedule, 12)[0, 0].item() == pytest.approx(start + few_later(8), abs=1e-5)
+    assert len(levels := Writing(8, "together", sampler="heun").levels(small.schedule, 12)) == 5 and levels[0, 0].item() == pytest.approx(start + few_later(4), abs=1e-5)
+    assert Writing(8, "spaced").levels(small.schedule, 12)[0, 0].item() == pytest.approx(start, abs=1e-5)
 
 
 def test_a_thousand_pages_survive_png(default, world, tmp_path):

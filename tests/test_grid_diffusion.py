@@ -21,7 +21,7 @@ def small(folder, **more):
 
 def test_a_small_run_answers_every_claim_and_is_read_again(folder):
     out = chapter.run(**small(folder))
-    assert {"C13", "C16", "C33", "G1", "G2"} == set(out.claims) and out.claims["C33"]["verdict"] == "refuted"
+    assert {"C13", "C16", "C33", "G1", "G2", "G10"} == set(out.claims) and out.claims["C33"]["verdict"] == "refuted"
     assert all(np.isfinite(x.value) for x in out.numbers.values()) and "\n" not in "".join(v["cause"] for v in out.claims.values())
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert chapter.run(**small(folder)).numbers == out.numbers
@@ -89,22 +89,27 @@ def test_of_a_text_it_says_what_counting_alone_gives_and_how_far_below_it_grids_
 def test_few_calls_are_compared_with_the_teacher_and_with_masked_diffusion(folder):
     out = chapter.run(**small(folder, entries=["grid", "masked", "distilled", "masked distilled", "longer", "masked longer"], variants=[]))
     n = out.numbers
-    for a, b in (("distilled", "masked_spaced"), ("masked_distilled_spaced", "masked_spaced"), ("longer_together_second_order", "grid_together_second_order")):
-        mine = n[f"written_{a if a != 'distilled' else 'distilled_together_second_order'}_2_1_judge"].value - n[f"written_{b}_2_1_judge"].value
+    for a, b in (("distilled", "masked_spaced"), ("masked_distilled_spaced", "masked_spaced"), ("longer_together_later", "grid_together_later")):
+        mine = n[f"written_{a if a != 'distilled' else 'distilled_together_later'}_2_1_judge"].value - n[f"written_{b}_2_1_judge"].value
         assert n[f"{a.split('_spaced')[0].split('_together')[0]}_minus_{b.split('_')[0]}_judge_2"].value == pytest.approx(mine)
     assert min(n[f"time_ratio_{name}"].value for name in ("longer", "masked_longer", "distilled")) > 1
-    assert n["distilled_minus_masked_longer_judge_2"].value == pytest.approx(n["written_distilled_together_second_order_2_1_judge"].value - n["written_masked_longer_spaced_2_1_judge"].value, abs=1e-6)
-    assert n["grid_minus_masked_judge_2"].value == pytest.approx(n["written_grid_together_second_order_2_1_judge"].value - n["written_masked_spaced_2_1_judge"].value)
+    assert n["distilled_minus_masked_longer_judge_2"].value == pytest.approx(n["written_distilled_together_later_2_1_judge"].value - n["written_masked_longer_spaced_2_1_judge"].value, abs=1e-6)
+    for name, way in (("grid", "later"), ("grid_evenly", "second_order")):
+        assert n[f"{name}_minus_masked_judge_2"].value == pytest.approx(n[f"written_grid_together_{way}_2_1_judge"].value - n["written_masked_spaced_2_1_judge"].value)
+    assert n["written_grid_together_later_2_1_judge"] != n["written_grid_together_second_order_2_1_judge"]
     good, bad, none = lab.Number(-0.5, -0.6, -0.4, 3), lab.Number(0.5, 0.4, 0.6, 3), lab.Number(0.0, -0.05, 0.05, 3)
     for gap, gain, verdicts in ((good, none, ("holds", "refuted")), (bad, good, ("refuted", "holds")), (none, bad, ("holds", "refuted"))):
-        n |= {"distilled_minus_masked_judge_2": gap, "masked_distilled_minus_masked_judge_2": gain}
+        n |= {"distilled_minus_masked_judge_2": gap, "masked_distilled_minus_masked_judge_2": gain, "grid_minus_masked_judge_2": gap}
         chapter.judge_calls(out, [2])
-        assert (out.claims["G6"]["verdict"], out.claims["G7"]["verdict"]) == verdicts
+        assert (out.claims["G6"]["verdict"], out.claims["G7"]["verdict"]) == verdicts and out.claims["G10"]["verdict"] == verdicts[0] and out.claims["G10"]["ours"] == gap
     n["distilled_minus_masked_judge_4"] = bad
     n["distilled_minus_masked_judge_2"] = good
     n |= {"masked_distilled_minus_masked_judge_4": none, "distilled_minus_grid_judge_4": none}
     chapter.judge_calls(out, [2, 4])
     assert out.claims["G6"]["verdict"] == "depends"  # good in two calls, not in four
+    n |= {f"grid_minus_masked_{what}_{c}": x for c, x in ((2, good), (4, bad)) for what in ("judge", "alike")}
+    chapter.judge_calls(out, [2, 4])
+    assert out.claims["G10"]["verdict"] == "depends" and "equal entropy" in out.claims["G10"]["claim"] and "\n" not in out.claims["G10"]["cause"]
 
 
 def test_pages_are_compared_at_equal_variety():

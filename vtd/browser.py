@@ -25,7 +25,7 @@ from .chains import NGramChain
 from .diffusion import GridDiffusion, Writing
 from .fused import FusedDenoiser
 from .grids import atomic_write
-from .sampling import SAMPLERS, Belief, clock_path, ranks
+from .sampling import SAMPLERS, Belief, ranks
 
 # %% ../nbs/lib/22_browser.ipynb #6a946c18
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -84,8 +84,7 @@ def write_page(model: GridDiffusion, kept: list[int] | None = None, *, seed: int
     if clock not in CLOCKS: raise ValueError(f"clock is {', '.join(CLOCKS)}, not {clock!r}")
     known = torch.full((1, model.length), -1) if kept is None else torch.tensor([kept])
     words, draws = model.codebook_signal, iter(draws_of(seed, nfe, known.shape[1])[:, None])
-    progress = clock_path(known.shape[1], nfe, *CLOCKS[clock])
-    path = torch.where(progress >= 1, math.inf, model.schedule.level(progress)[0])
+    path = Writing(nfe, *CLOCKS[clock]).levels(model.schedule, known.shape[1])
     noise = torch.where((known >= 0)[..., None], words[known.clamp(min=0)], noise_of(seed, known.shape[1], words.shape[1]))
 
     def denoise(z: Tensor, log_snr: Tensor) -> Belief:

@@ -113,7 +113,8 @@ class Contest:
         text = hashlib.sha256(read_text(self.text).encode()).hexdigest() if self.text else ""
         alike = self.shared or ENTRIES[name].kind in ("autoregressive", "flow")  # `shared` came later, and these two do not hear of it
         told = {k: v for k, v in asdict(self).items() if (k, v) != ("states", None) and not (k == "shared" and alike)}
-        said = json.dumps([FORMAT, told | {"text": text}, asdict(ENTRIES[name]), seed], sort_keys=True)
+        ways = {"ways": 2} if self.pages and ENTRIES[name].kind == "grid" else {}  # written with later steps as well
+        said = json.dumps([FORMAT, told | {"text": text} | ways, asdict(ENTRIES[name]), seed], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:8]
 
 # %% ../nbs/lib/13_contest.ipynb #fa0449ff
@@ -163,9 +164,9 @@ def paths_of(kind: str, length: int) -> dict[str, dict]:
 def ways_of(kind: str, calls: tuple[int, ...], length: int) -> dict[str, dict]:
     "Ways to write, by name: arguments of `written`."
     if kind == "grid":
-        ways = {"together": ("together", 1.0, "ddim"), "together, second order": ("together", 1.0, "second-order"), "overlapping": ("spaced", length / 2, "ddim"),
-                "one by one": ("spaced", 1.0, "ddim"), "left to right": ("left-to-right", 1.0, "ddim")}
-        return {f"{way}/{n}": {"nfe": n, "order": o, "overlap": v, "sampler": s} for way, (o, v, s) in ways.items() for n in calls
+        ways = {"together": ("together", 1.0, "ddim"), "together, second order": ("together", 1.0, "second-order"), "together, later": ("together", 1.0, "second-order"),
+                "overlapping": ("spaced", length / 2, "ddim"), "one by one": ("spaced", 1.0, "ddim"), "left to right": ("left-to-right", 1.0, "ddim")}
+        return {f"{way}/{n}": {"nfe": n, "order": o, "overlap": v, "sampler": s, "later": None if way == "together, later" else 0.0} for way, (o, v, s) in ways.items() for n in calls
                 if way != "left to right" or n >= length}
     if kind == "masked": return {f"{order}/{n}": {"nfe": n, "order": order} for order in ("random", "confidence", "spaced", "left-to-right") for n in calls
                                  if order != "left-to-right" or n >= length}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'FEW', 'Standing', 'key', 'over_seeds', 'difference', 'note_difference', 'note_bits', 'note_variants',
-           'note_written', 'note_counting', 'both', 'judge_claims', 'judge_training', 'judge_cost', 'apart',
-           'note_calls', 'judge_calls', 'curve_of', 'run']
+           'note_written', 'note_counting', 'both', 'judge_claims', 'judge_training', 'judge_cost', 'pair', 'apart',
+           'note_calls', 'level_claim', 'judge_calls', 'curve_of', 'run']
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #8ce3c5ad
 import math
@@ -193,9 +193,14 @@ def judge_cost(out: Standing, runs: dict[str, list[dict]]) -> None:
         f"Processor time of as many training steps, beside an autoregressive transformer of the same blocks: {n['time_ratio']:.1f ci} times the time, {n['size_ratio']:.2f} times the parameters.")}
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #d0b8b59d
-FEW = (("distilled", "together, second order", "masked", "spaced"), ("distilled", "together, second order", "grid", "together, second order"),
-       ("masked distilled", "spaced", "masked", "spaced"), ("longer", "together, second order", "grid", "together, second order"),
-       ("distilled", "together, second order", "masked longer", "spaced"), ("grid", "together, second order", "masked", "spaced"))  # entry and way, beside which
+FEW = (("grid", "together, later", "masked", "spaced"), ("grid", "together, later", "masked longer", "spaced"), ("grid", "together, later", "masked gated mostly known", "spaced"), ("grid", "together, second order", "masked", "spaced"),
+       ("distilled", "together, later", "masked", "spaced"), ("distilled", "together, later", "masked longer", "spaced"), ("distilled", "together, later", "grid", "together, later"),
+       ("masked distilled", "spaced", "masked", "spaced"), ("longer", "together, later", "grid", "together, later"))  # entry and way, beside which
+
+
+def pair(a: str, way: str, b: str) -> str:
+    """The name of such a pair in a record; of grids written with steps placed evenly in the information it says so."""
+    return f"{a} evenly minus {b}" if way == "together, second order" else f"{a} minus {b}"
 
 
 def apart(mine: dict, theirs: dict, way: str, other: str, calls: int, temperatures: Sequence[float]) -> float:
@@ -212,27 +217,33 @@ def note_calls(out: Standing, contest: Contest, runs: dict[str, list[dict]]) -> 
     for a, way, b, other in (each for each in FEW if {each[0], each[2]} <= set(runs) and contest.pages):
         for calls, measure in ((c, m) for c in contest.calls for m in ("judge", "trigram_entropy", "divergence")):
             seen = [[r["written"][f"{w}/{calls}/{contest.temperatures[0]:g}"][measure] for r in runs[name]] for name, w in ((a, way), (b, other))]
-            out.numbers[key(a, "minus", b, measure, str(calls))] = over_seeds([x - y for x, y in zip(*seen, strict=True)])
+            out.numbers[key(pair(a, way, b), measure, str(calls))] = over_seeds([x - y for x, y in zip(*seen, strict=True)])
         for calls in contest.calls if (ENTRIES[a].kind, ENTRIES[b].kind) == ("grid", "masked") and len(contest.temperatures) > 1 else ():
-            out.numbers[key(a, "minus", b, "alike", str(calls))] = over_seeds([apart(x, y, way, other, calls, contest.temperatures) for x, y in zip(runs[a], runs[b], strict=True)])
+            out.numbers[key(pair(a, way, b), "alike", str(calls))] = over_seeds([apart(x, y, way, other, calls, contest.temperatures) for x, y in zip(runs[a], runs[b], strict=True)])
     for name in ("distilled", "longer", "masked longer"):
         if name in runs: out.numbers[key("time_ratio", name)] = over_seeds([x["cpu_seconds"] / y["cpu_seconds"] for x, y in zip(runs[name], runs["grid"], strict=True)])
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #075fb8f9
+def level_claim(out: Standing, calls: list[int], who: str, beside: dict[str, str]) -> dict | None:
+    """The claim that pages of grids are level with those of masked diffusion in spaced order at every number of calls; `beside`: pairs that its cause tells of. None where it was not measured."""
+    n, (name, *_), said = out.numbers, beside, ", ".join(map(str, calls))
+    found = {p: [n.get(f"{p}_alike_{c}", n[f"{p}_judge_{c}"]) for c in calls] for p in beside if calls and all(f"{p}_judge_{c}" in n for c in calls)}
+    if name not in found: return None
+    tell = "; ".join(f"{about} " + ", ".join(f"{gap:+.2f ci}" for gap in found[p]) for p, about in beside.items() if p in found)
+    return {"claim": f"{who} with all places together write pages in {said} calls that the judge gives at most 0.05 bits a token more than those of masked diffusion in spaced order" + ", at equal entropy of triples" * (f"{name}_alike_{calls[0]}" in n),
+            "theirs": "", "verdict": lab.combine(*(lab.verdict(gap, below=0.05) for gap in found[name])), "ours": found[name][0], "cause": f"Difference of the judge's bits with {said} calls: {tell}."}
+
+
 def judge_calls(out: Standing, calls: list[int]) -> None:
-    """Two claims about distillation, where a contest has what they ask."""
-    n, claims, said = out.numbers, out.claims, ", ".join(map(str, calls))
-    pairs = ("distilled_minus_masked", "distilled_minus_masked_longer", "distilled_minus_grid", "masked_distilled_minus_masked")
-    found = {name: [n.get(f"{name}_alike_{c}", n[f"{name}_judge_{c}"]) for c in calls] for name in pairs if calls and all(f"{name}_judge_{c}" in n for c in calls)}
-    tell = lambda name, beside: f"; beside {beside} " + ", ".join(f"{gap:+.2f ci}" for gap in found[name]) if name in found else ""  # noqa: E731
-    if (gaps := found.get("distilled_minus_masked")):
-        claims["G6"] = {"claim": f"distilled, noisy grids with all places together write pages in {said} calls that the judge gives at most 0.05 bits a token more than those of masked diffusion in spaced order" + ", at equal entropy of triples" * (f"distilled_minus_masked_alike_{calls[0]}" in n), "theirs": "",
-                        "verdict": lab.combine(*(lab.verdict(gap, below=0.05) for gap in gaps)), "ours": gaps[0], "cause": (
-                            "Difference of the judge's bits: " + ", ".join(f"{gap:+.2f ci} with {c} calls" for gap, c in zip(gaps, calls, strict=True))
-                            + tell("distilled_minus_masked_longer", "masked diffusion trained for as long") + tell("distilled_minus_grid", "its own teacher, at one temperature") + ".")}
-    if (gaps := found.get("masked_distilled_minus_masked")):
-        claims["G7"] = {"claim": f"masked diffusion, distilled likewise, writes pages in {calls[0]} calls that the judge gives at least 0.1 bits a token less than before", "theirs": "",
-                        "verdict": lab.verdict(gaps[0], below=-0.1), "ours": gaps[0], "cause": f"It changes by {gaps[0]:+.2f ci}" + (f", noisy grids by {found['distilled_minus_grid'][0]:+.2f ci}." if "distilled_minus_grid" in found else ".")}
+    """Claims about pages in few calls, where a contest has what they ask."""
+    n, longer, best = out.numbers, "beside masked diffusion trained for longer", "trained as suits it best"
+    found = {"G10": level_claim(out, calls, "noisy grids", {"grid_minus_masked": "beside masked diffusion", "grid_minus_masked_longer": longer, "grid_minus_masked_gated_mostly_known": best, "grid_evenly_minus_masked": "with steps placed evenly in the information"}),
+             "G6": level_claim(out, calls, "distilled, noisy grids", {"distilled_minus_masked": "beside masked diffusion", "distilled_minus_masked_longer": longer, "distilled_minus_grid": "beside its own teacher"})}
+    out.claims |= {name: claim for name, claim in found.items() if claim}
+    if calls and (gap := n.get(f"masked_distilled_minus_masked_judge_{calls[0]}")):
+        also = n.get(f"distilled_minus_grid_judge_{calls[0]}")
+        out.claims["G7"] = {"claim": f"masked diffusion, distilled likewise, writes pages in {calls[0]} calls that the judge gives at least 0.1 bits a token less than before", "theirs": "",
+                            "verdict": lab.verdict(gap, below=-0.1), "ours": gap, "cause": f"It changes by {gap:+.2f ci}" + (f", noisy grids by {also:+.2f ci}." if also else ".")}
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #af9676bd
 def curve_of(each: list[dict]) -> list[list[float]]:
