@@ -90,10 +90,10 @@ def test_few_calls_are_compared_with_the_teacher_and_with_masked_diffusion(folde
     out = chapter.run(**small(folder, entries=["grid", "masked", "distilled", "masked distilled", "longer", "masked longer"], variants=[]))
     n = out.numbers
     for a, b in (("distilled", "masked_spaced"), ("masked_distilled_spaced", "masked_spaced"), ("longer_together_later", "grid_together_later")):
-        mine = n[f"written_{a if a != 'distilled' else 'distilled_together_later'}_2_1_judge"].value - n[f"written_{b}_2_1_judge"].value
+        mine = n[f"written_{a if a != 'distilled' else 'distilled_together_second_order'}_2_1_judge"].value - n[f"written_{b}_2_1_judge"].value
         assert n[f"{a.split('_spaced')[0].split('_together')[0]}_minus_{b.split('_')[0]}_judge_2"].value == pytest.approx(mine)
     assert min(n[f"time_ratio_{name}"].value for name in ("longer", "masked_longer", "distilled")) > 1
-    assert n["distilled_minus_masked_longer_judge_2"].value == pytest.approx(n["written_distilled_together_later_2_1_judge"].value - n["written_masked_longer_spaced_2_1_judge"].value, abs=1e-6)
+    assert n["distilled_minus_masked_longer_judge_2"].value == pytest.approx(n["written_distilled_together_second_order_2_1_judge"].value - n["written_masked_longer_spaced_2_1_judge"].value, abs=1e-6)
     for name, way in (("grid", "later"), ("grid_evenly", "second_order")):
         assert n[f"{name}_minus_masked_judge_2"].value == pytest.approx(n[f"written_grid_together_{way}_2_1_judge"].value - n["written_masked_spaced_2_1_judge"].value)
     assert n["written_grid_together_later_2_1_judge"] != n["written_grid_together_second_order_2_1_judge"]

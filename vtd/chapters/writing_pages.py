@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WAYS', 'CALLED', 'exact_denoiser', 'write_exactly', 'way', 'Written', 'get_model', 'untrained', 'write_pages',
            'accepted', 'key', 'measure_writing', 'measure_calls', 'measure_bound', 'measure_four', 'get_student',
-           'measure_student', 'measure_infilling', 'measure_reading', 'measure_guidance', 'measure_memory',
+           'note_few', 'measure_student', 'measure_infilling', 'measure_reading', 'measure_guidance', 'measure_memory',
            'judge_claims', 'run']
 
 # %% ../../nbs/chapters/11_writing_pages.ipynb #98d4b69b
@@ -171,19 +171,24 @@ def get_student(student: str, model: str, train_minutes: float) -> GridDiffusion
         return None
     return GridDiffusion.load(student) if student else None
 
+# %% ../../nbs/chapters/11_writing_pages.ipynb #cc37db6d
+def note_few(out: Written, name: str, ids: np.ndarray, end: str) -> None:
+    "Of pages in few calls: share accepted, distinct, new, and the bits that the language has for the accepted ones, which tell how varied they are."
+    found, bits = judge_pages(ids, Recipe().corpus()), -log2_probability(little_world.automaton, ids)
+    for what, number in (("accepted", accepted(ids)), ("distinct", lab.proportion(found["distinct"], len(ids))), ("novel", lab.proportion(found["novel"], max(found["accepted"], 1)))):
+        out.numbers[f"few_{name}_{what}_{end}"] = number
+    if np.isfinite(bits).sum() > 1: out.numbers[f"few_{name}_bits_{end}"] = lab.mean_interval(bits[np.isfinite(bits)].tolist())
+
 
 def measure_student(out: Written, student, *, pages, seeds, exact_pages, tried=(2, 4, 8, 16), temperatures=(1.0, 0.7, 0.5)) -> None:
-    "All places together, second order: acceptance and variety of the student and, as control, of its teacher, by number of calls and temperature; and of the exact denoiser. Each also with its steps placed evenly in the information."
-    corpus = Recipe().corpus()
+    "All places together, second order: the student and, as control, its teacher, by number of calls and temperature; and acceptance of the exact denoiser. Each also with its steps placed evenly in the information."
     for calls in tried:
         path = Writing(calls, "together", 1.0, "second-order")
         for name, how in (("few_exact", path), ("few_exact_evenly", replace(path, later=0.0))): out.numbers[f"{name}_{calls}"] = accepted(write_exactly(student, exact_pages, how))
         writers = (("student", student, None), ("teacher", out.model, None), ("student_evenly", student, 0.0), ("teacher_evenly", out.model, 0.0))
         for (name, writer, later), temperature in product(writers, temperatures):
             ids = write_pages(writer, replace(path, temperature=temperature, later=later), pages, seeds)
-            found = judge_pages(ids, corpus)
-            for what, number in (("accepted", accepted(ids)), ("distinct", lab.proportion(found["distinct"], len(ids))), ("novel", lab.proportion(found["novel"], max(found["accepted"], 1)))):
-                out.numbers[f"few_{name}_{what}_{calls}_{temperature:g}".replace(".", "")] = number
+            note_few(out, name, ids, f"{calls}_{temperature:g}".replace(".", ""))
 
 # %% ../../nbs/chapters/11_writing_pages.ipynb #1d23f236
 def measure_infilling(out: Written, model, control, *, nfe, temperature, n: int = 50) -> None:
