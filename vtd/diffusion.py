@@ -86,8 +86,7 @@ class GridDiffusion(nn.Module):
                  reconstruct_first: float = 0.0, teacher: Callable | None = None, corpus: str = "", record: dict | None = None):
         super().__init__()
         if objective not in OBJECTIVES: raise ValueError(f"objective is {', '.join(OBJECTIVES)}, not {objective!r}")
-        if len(vocabulary) != codebook.vocab_size:
-            raise ValueError(f"{len(vocabulary)} tokens need as many grids, the codebook has {codebook.vocab_size}")
+        if len(vocabulary) != codebook.vocab_size: raise ValueError(f"{len(vocabulary)} tokens need as many grids, the codebook has {codebook.vocab_size}")
         self.vocabulary, self.codebook, self.length, self.corpus, self.objective = vocabulary, codebook, length, corpus, objective
         self.options, self.clocks, self.record = dict(net or {}), dict(clocks or CLOCKS), dict(record or {})
         log_prior = torch.as_tensor(frequencies, dtype=torch.float32).log()
