@@ -5,9 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from vtd import book, lab, pages, site
 
@@ -49,6 +51,20 @@ def test_a_site_is_made_whole_and_fetches_nothing(small):
     assert page.count("<math") == 2 and not re.search(r"<script[^>]*mathjax", page, re.IGNORECASE)
     assert (out / "searchindex.js").is_file() and (out / "assets/plotly.min.js").is_file()
     site.check_site(out)
+
+
+def test_a_second_build_waits_for_the_first(small, monkeypatch):
+    """Both would write in the same folders."""
+    made = []
+    monkeypatch.setattr(site, "_build", lambda *args: made.append(args[1]))
+    (lab.root() / "_proc").mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(lab.root() / "_proc" / ".lock"):
+            second = pool.submit(site.build, "other", False)
+            with pytest.raises(TimeoutError): second.result(timeout=0.5)
+            assert not made
+        second.result(timeout=30)
+    assert made == [lab.root() / "other"]
 
 
 def test_a_dead_link_stops_the_build_and_leaves_the_old_site(small):

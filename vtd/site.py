@@ -250,13 +250,22 @@ def build(out: str | Path = "_docs", quarto: bool | None = None, shown: Mapping[
     of those with the default parameters. Executes nothing.
     Raises `ValueError` for a fault in the
     table of contents or on a page, `RunError` if the renderer fails."""
+    from filelock import FileLock
+
     program = shutil.which("quarto") if quarto is not False else None
     if quarto and not program:
         raise ValueError("quarto is not installed (https://quarto.org); without it the pages are made by Sphinx")
     book, out = lab.root(), lab.root() / out
+    (book / "_proc").mkdir(exist_ok=True)
+    with FileLock(book / "_proc" / ".lock"):  # both would write in the same folders: the second waits
+        return _build(book, out, program, shown or {})
+
+
+def _build(book: Path, out: Path, program: str | None, shown: Mapping[str, Path]) -> Path:
+    "Stages, renders and checks the pages, then puts them in the place of the old ones."
     site, made = book / "_proc" / "site", book / "_proc" / "html"
     shutil.rmtree(made, ignore_errors=True)
-    _stage(site, {lab.chapter_path(name).relative_to(book / "nbs").as_posix(): run for name, run in (shown or {}).items()})
+    _stage(site, {lab.chapter_path(name).relative_to(book / "nbs").as_posix(): run for name, run in shown.items()})
     _quarto(site, made, program) if program else _sphinx(site, made)
     check_site(made)
     old = book / "_proc" / "old"
