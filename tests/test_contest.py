@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from vtd import contest as c
+from vtd.clocks import CLOCKS, INDEPENDENT
 from vtd.judges import Judge, divergence, grams, nearest_training
+from vtd.recipes import Recipe
 from vtd.text import little_world
 from vtd.training import fit
 
@@ -60,6 +62,13 @@ def test_the_fingerprint_is_of_a_text_not_of_its_place(tmp_path):
 def test_the_fingerprint_knows_every_setting():
     prints = {SMALL.fingerprint("grid", 0), SMALL.fingerprint("grid", 1), SMALL.fingerprint("masked", 0), replace(SMALL, steps=5).fingerprint("grid", 0)}
     assert len(prints) == 4
+
+
+def test_default_is_the_design_of_vtd_train():
+    """What `vtd train` builds, and what is judged under that name, are one design; the standard of the contests is another."""
+    mine, judged, standard = Recipe(width=16, layers=1).model(SMALL.corpus), c.make(SMALL, "default", 0), c.make(SMALL, "grid", 0)
+    assert mine.clocks == judged.clocks == CLOCKS and standard.clocks == INDEPENDENT
+    assert mine.options["gated"] and judged.options["gated"] and not standard.options.get("gated")
 
 
 @pytest.mark.parametrize("name, before", [("shared levels", "grid"), ("masked by its bound", "masked")])

@@ -72,6 +72,18 @@ def test_each_change_is_compared_for_both(folder):
     assert {"G1", "G8", "G9"} <= set(out.claims) and n["parameters_gated"].value < 1.01 * n["parameters_grid"].value
 
 
+def test_the_design_of_vtd_train_is_compared_with_the_standard_along_every_path(folder):
+    out = chapter.run(**small(folder, entries=["grid", "default", "masked"], variants=[]))
+    n, ways = out.numbers, ("together", "overlapping", "one_by_one", "left_to_right")
+    for way in ways: assert n[f"default_{way}_minus_grid"].value == pytest.approx(n[f"bits_default_{way}"].value - n[f"bits_grid_{way}"].value)
+    assert n["default_minus_masked_judge_2"].value == pytest.approx(n["written_default_together_later_2_1_judge"].value - n["written_masked_spaced_2_1_judge"].value)
+    less, more = lab.Number(-0.1, -0.15, -0.05, 2), lab.Number(0.1, 0.05, 0.15, 2)
+    for gaps, verdict in (([less] * 4, "holds"), ([more] * 4, "refuted"), ([less, less, less, more], "depends")):
+        n |= {f"default_{way}_minus_grid{end}": gap for way, gap in zip(ways, gaps, strict=True) for end in ("", "_over_windows")}
+        chapter.judge_training(out)
+        assert out.claims["G11"]["verdict"] == verdict and out.claims["G11"]["ours"] == gaps[0]
+
+
 def test_of_a_text_it_says_what_counting_alone_gives_and_how_far_below_it_grids_end(tmp_path):
     (tmp_path / "t.txt").write_text("the cat sat on the mat and the dog sat on the log " * 200)
     out = chapter.run(**small(tmp_path / "runs", text=str(tmp_path / "t.txt"), tokens="char", length=16, variants=[], entries=["grid", "masked"], pages=0, calls=[]))

@@ -22,7 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 
 States = Annotated[int | None, typer.Option(help="Start from so many hidden states, learned from the text, in place of counts; 400 for the little world.")]
 Reread = Annotated[bool, typer.Option("--reread", help="Halfway through the network, read the belief so far again.")]
-Gated = Annotated[bool, typer.Option("--gated", help="Perceptrons multiply two halves of what they see, at as many weights.")]
+Gated = Annotated[bool, typer.Option("--gated/--no-gated", help="Perceptrons multiply two halves of what they see, at as many weights.")]
 Model = Annotated[str, typer.Option("--model", help="A model file made by `vtd train`, or one that ships: `default`, or `student`, for few calls.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
@@ -57,7 +57,7 @@ def train(
     width: Annotated[int, typer.Option(help="Width of the network.")] = 96,
     layers: Annotated[int, typer.Option(help="Blocks of the network.")] = 4,
     chain: Annotated[bool | None, typer.Option(help="Start from counts of the text. Default: up to 8,192 tokens.")] = None,
-    self_condition: Annotated[bool, typer.Option(help="Feed the previous estimate back into the network.")] = False, reread: Reread = False, gated: Gated = False,
+    self_condition: Annotated[bool, typer.Option(help="Feed the previous estimate back into the network.")] = False, reread: Reread = False, gated: Gated = True,
     order: Annotated[int | None, typer.Option(help="So many tokens depend on one another in the counts. Default: 3 words, 5 letters; 2 in the little world.")] = None,
     states: States = None, fused: Annotated[bool, typer.Option("--fused", help="Never hold a table of places by tokens: for vocabularies of tens of thousands.")] = False,
     taught: Annotated[bool, typer.Option(help="Of the little world: learn its exact posterior, not the words of sentences.")] = False,

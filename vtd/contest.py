@@ -26,7 +26,7 @@ import torch
 
 from .automata import log2_probability
 from .chains import count_chain
-from .clocks import SHARED
+from .clocks import CLOCKS, INDEPENDENT, SHARED
 from .code_length import Control, chain_control, world_control
 from .codebook import Codebook
 from .codes import even, from_signal
@@ -60,7 +60,7 @@ TRAINING = ("taught", "distil", "longer")  # by the little world's posterior; mo
 GATED = {"gated": True}
 
 ENTRIES = {
-    "grid": Entry(), "masked": Entry("masked"), "autoregressive": Entry("autoregressive"), "flow": Entry("flow"),
+    "grid": Entry(), "default": Entry(net=GATED, clocks=CLOCKS), "masked": Entry("masked"), "autoregressive": Entry("autoregressive"), "flow": Entry("flow"),
     **{code: Entry(code=code) for code in ("gaussian", "spherical", "glyph", "one-hot", "id-bits", "whitened", "permuted")},
     "learned": Entry(code="spherical", net={"learn_codewords": True}),
     "cells": Entry(objective="cells"), "bound": Entry(objective="bound"), "plain head": Entry(net={"analytic": False}),
@@ -150,7 +150,7 @@ def make(contest: Contest, name: str, seed: int):
     if "taught" in entry.options:
         if contest.text: raise ValueError("only of the little world is the exact posterior known: nobody can teach another text")
         options["teacher"] = world_control().belief
-    return build(corpus, shape=shape, code=code, seed=seed, net=net, clocks=entry.clocks or (SHARED if contest.shared else None), objective=entry.objective, **start, **options)
+    return build(corpus, shape=shape, code=code, seed=seed, net=net, clocks=entry.clocks or (SHARED if contest.shared else INDEPENDENT), objective=entry.objective, **start, **options)
 
 # %% ../nbs/lib/13_contest.ipynb #077290d8
 def paths_of(kind: str, length: int) -> dict[str, dict]:

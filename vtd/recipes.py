@@ -52,7 +52,7 @@ class Recipe:
     order: int | None = None       # tokens that depend on one another in those counts; None: 2 in sentences, 3 words, 5 letters
     states: int | None = None      # start from so many hidden states, learned, in place of counts
     reread: bool = False           # halfway through the network read the belief so far again
-    gated: bool = False            # perceptrons multiply two halves of what they see
+    gated: bool = True             # perceptrons multiply two halves of what they see
     fused: bool = False            # never hold a table of places by tokens: for large vocabularies
     taught: bool = False           # the little world only: learn its exact posterior, not the words of one sentence
     lr: float = 0.01               # AdamW's learning rate
@@ -66,7 +66,7 @@ class Recipe:
     @property
     def told(self) -> dict:
         "Its settings; those that came later only where they are not as usual."
-        usual = {f.name: f.default for f in fields(self) if f.name in ("order", "states", "reread", "gated", "fused", "stream", "precision", "compile", "accumulate")}
+        usual = {f.name: f.default for f in fields(self) if f.name in ("order", "states", "reread", "fused", "stream", "precision", "compile", "accumulate")}
         return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
     @property
