@@ -76,6 +76,8 @@ def test_the_design_of_vtd_train_is_compared_with_the_standard_along_every_path(
     out = chapter.run(**small(folder, entries=["grid", "default", "masked"], variants=[]))
     n, ways = out.numbers, ("together", "overlapping", "one_by_one", "left_to_right")
     for way in ways: assert n[f"default_{way}_minus_grid"].value == pytest.approx(n[f"bits_default_{way}"].value - n[f"bits_grid_{way}"].value)
+    both = chapter.run(**small(folder, entries=["grid", "default", "masked"], variants=["masked gated mostly known"]))  # a variant writes no pages
+    assert n.keys() < both.numbers.keys() and not any("known_judge" in k for k in both.numbers)
     assert n["default_minus_masked_judge_2"].value == pytest.approx(n["written_default_together_later_2_1_judge"].value - n["written_masked_spaced_2_1_judge"].value)
     less, more = lab.Number(-0.1, -0.15, -0.05, 2), lab.Number(0.1, 0.05, 0.15, 2)
     for gaps, verdict in (([less] * 4, "holds"), ([more] * 4, "refuted"), ([less, less, less, more], "depends")):

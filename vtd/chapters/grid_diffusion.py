@@ -219,7 +219,8 @@ def apart(mine: dict, theirs: dict, way: str, other: str, calls: int, temperatur
 
 def note_calls(out: Standing, contest: Contest, runs: dict[str, list[dict]]) -> None:
     """Pages written in few calls, at the first temperature: judge's bits, entropy of triples and divergence of one entry's way minus another's, paired by seed; and what distilling took."""
-    for name, (a, way, b, other) in ((k, each) for k, each in FEW.items() if {each[0], each[2]} <= set(runs) and contest.pages):
+    wrote = {name for name, each in runs.items() if each[0]["written"]}  # variants do not
+    for name, (a, way, b, other) in ((k, each) for k, each in FEW.items() if {each[0], each[2]} <= wrote):
         for calls, measure in ((c, m) for c in contest.calls for m in ("judge", "trigram_entropy", "divergence")):
             seen = [[r["written"][f"{w}/{calls}/{contest.temperatures[0]:g}"][measure] for r in runs[who]] for who, w in ((a, way), (b, other))]
             out.numbers[key(name, measure, str(calls))] = over_seeds([x - y for x, y in zip(*seen, strict=True)])
