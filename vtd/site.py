@@ -148,6 +148,8 @@ def _toctree(sections: list[tuple[str, list[str]]]) -> str:
 # %% ../nbs/lib/22_site.ipynb #9e5c1240
 MENDS = [
     (r'<span class="(?:n|p|w|o)">([^<]*)</span>', r"\1"),  # names, brackets, spaces: half of a page's weight, and no colour
+    (r"<(t[dh])([^>]*)><p>((?:(?!</?p>).)*)</p></\1>", r"<\1\2>\3</\1>"),  # a cell of one paragraph is a cell
+    (r'<tr class="row-(?:odd|even)">', "<tr>"),  # no style asks
     (r"<th\b[^>]*>\s*(?:<p>\s*</p>)?\s*</th>", "<td></td>"),  # an empty head names nothing
     (r'(<(?:div|dialog))(?= [^>]*\bbd-sidebar-primary\b)(?![^>]*role=)', r'\1 role="navigation" aria-label="Contents of the book"'),
 ]
