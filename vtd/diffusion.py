@@ -31,7 +31,7 @@ from .training import TrainingError, read_tensors, write_tensors
 
 # %% ../nbs/lib/10_diffusion.ipynb #244c5fa2
 def few_later(steps: int) -> float:
-    "Log-SNR by which so many steps of a page whose places all stand together are moved; set on letters and the little world, too far for words of which context tells little (try half)."
+    "Log-SNR by which so many steps of a page whose places all stand together are moved; set on letters and the little world, too far for texts of many words (try half)."
     return 9 / (steps + 2)
 
 

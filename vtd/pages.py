@@ -227,10 +227,10 @@ def ledger_files(folder: Path) -> None:
 
 # %% ../nbs/lib/22_pages.ipynb #ca20e2d6
 def ledger_html(table: Any = None) -> str:
-    """The claims table of `vtd.lab.ledger` as HTML, every text escaped."""
+    """The claims table of `vtd.lab.ledger` as HTML, every text escaped; what stands in backticks is code."""
     body = []
     for row in (lab.ledger() if table is None else table).to_dict("records"):
-        safe = {key: html.escape(str(value or "")) for key, value in row.items()}
+        safe = {key: re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(value or ""))) for key, value in row.items()}
         cells = {
             "": f"<b>{safe['claim']}</b>",
             "Claim": f"{safe['says']}<small>{safe['section']}</small>",

@@ -63,38 +63,43 @@ class Recipe:
     compile: bool = False          # torch.compile the network's blocks
     accumulate: int = 1            # passes a step
 
-    @property
-    def told(self) -> dict:
-        "Its settings; those that came later only where they are not as usual."
-        usual = {f.name: f.default for f in fields(self) if f.name in ("order", "states", "reread", "fused", "stream", "precision", "compile", "accumulate")}
-        return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
+# %% ../nbs/lib/10_recipes.ipynb #83cb99b6
+def _told(self: Recipe) -> dict:
+    "Its settings; those that came later only where they are not as usual."
+    usual = {f.name: f.default for f in fields(self) if f.name in ("order", "states", "reread", "fused", "stream", "precision", "compile", "accumulate")}
+    return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
-    @property
-    def page(self) -> int:
-        "Places on a page."
-        if self.text is None: return little_world.length
-        return self.length or {"word": 32, "char": 64, "bpe": 32}.get(self.tokens, 32)
 
-    @property
-    def fingerprint(self) -> str:
-        "Sixteen hexadecimal digits that name the recipe, the very text it reads, and the clocks of this version of vtd."
-        content = ""
-        if self.text and Path(self.text).is_file():
-            with open(self.text, "rb") as file: content = hashlib.file_digest(file, "sha256").hexdigest()
-        return hashlib.sha256(json.dumps([self.told, content, CLOCKS], sort_keys=True).encode()).hexdigest()[:16]
+def _page(self: Recipe) -> int:
+    "Places on a page."
+    if self.text is None: return little_world.length
+    return self.length or {"word": 32, "char": 64, "bpe": 32}.get(self.tokens, 32)
 
-    @property
-    def streams(self) -> bool:
-        "Whether the tokens stay on disk: by request, or because the file is large."
-        large = self.text is not None and Path(self.text).is_file() and Path(self.text).stat().st_size > STREAM_FROM
-        return self.text is not None and (self.stream or large)
 
-    def corpus(self, store: Path | None = None) -> Corpus:
-        "The text, cut and split; a TextError of one line where it cannot be. What streams needs a `store`: its token file."
-        if self.text is None: return little_world.corpus(self.sentences)
-        if not self.streams: return text_corpus(self.text, self.tokens, self.page, self.vocabulary)
-        if store is None: raise TrainingError("this text is streamed from a token file: name its store")
-        return stream_corpus(self.text, store, self.tokens, self.page, self.vocabulary)[0]
+def _fingerprint(self: Recipe) -> str:
+    "Sixteen hexadecimal digits that name the recipe, the very text it reads, and the clocks of this version of vtd."
+    content = ""
+    if self.text and Path(self.text).is_file():
+        with open(self.text, "rb") as file: content = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps([self.told, content, CLOCKS], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _streams(self: Recipe) -> bool:
+    "Whether the tokens stay on disk: by request, or because the file is large."
+    large = self.text is not None and Path(self.text).is_file() and Path(self.text).stat().st_size > STREAM_FROM
+    return self.text is not None and (self.stream or large)
+
+
+def _corpus(self: Recipe, store: Path | None = None) -> Corpus:
+    "The text, cut and split; a TextError of one line where it cannot be. What streams needs a `store`: its token file."
+    if self.text is None: return little_world.corpus(self.sentences)
+    if not self.streams: return text_corpus(self.text, self.tokens, self.page, self.vocabulary)
+    if store is None: raise TrainingError("this text is streamed from a token file: name its store")
+    return stream_corpus(self.text, store, self.tokens, self.page, self.vocabulary)[0]
+
+
+Recipe.told, Recipe.page, Recipe.fingerprint, Recipe.streams = map(property, (_told, _page, _fingerprint, _streams))
+Recipe.corpus = _corpus
 
 # %% ../nbs/lib/10_recipes.ipynb #ea61e908
 def _windows(self: Recipe, corpus: Corpus, store: Path | None = None) -> np.ndarray | TokenFile:
