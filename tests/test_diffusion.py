@@ -13,7 +13,7 @@ from vtd.diffusion import GridDiffusion, Writing, build, few_later
 from vtd.peers import build_peer
 from vtd.recipes import PATHS
 from vtd.sampling import SAMPLERS, Belief, clock_path, ranks
-from vtd.text import little_world
+from vtd.text import Corpus, Vocabulary, little_world
 from vtd.training import TrainingError, fit
 
 
@@ -155,6 +155,23 @@ def test_few_calls_are_better_spent_later(default):
     assert default.write(8, later=0.0, seed=5) == default.write(8, seed=5) != default.write(8, later=1.5, seed=5)  # ... where all stand together
     assert few_later(4) == 1.5 and few_later(2) > few_later(4) > few_later(1000) > 0
     with pytest.raises(ValueError, match="difference of log-SNR"): default.write(1, later=math.nan)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 5])
+def test_pages_in_few_calls_are_as_likely_as_their_bound_says(calls):
+    """Two places that always agree: drawn in one call they agree by chance, and no sampler may be further from the text than its bound."""
+    pages = np.repeat([[0, 0], [1, 1]], 500, axis=0)
+    model = build(Corpus("twins", Vocabulary(["a", "b"]), pages, pages), chain=True, order=2, net={"width": 8, "layers": 1})
+    bound = model.bits(torch.as_tensor(pages[::5]), calls=calls, later=0.0, draws=16).bits_per_token * 2
+    wrote = model.write_ids(4000, Writing(calls, "together", sampler="ancestral", temperature=1.0, later=0.0), seed=calls).numpy()
+    agree = (wrote[:, 0] == wrote[:, 1]).mean()
+    assert 1 - math.log2(agree) < bound + 0.05 and (abs(bound - 2) < 0.02 if calls == 1 else bound < 1.95)
+
+
+def test_one_place_a_call_costs_what_the_path_does(small, world):
+    pages = torch.as_tensor(world.valid[:200])
+    calls, path = (small.bits(pages, order="spaced", overlap=1.0, calls=n, draws=12).per_text for n in (12, None))
+    assert abs((calls - path).mean()) < 3 * (calls - path).std() / len(path) ** 0.5 + 0.1
 
 
 def test_levels_of_a_page_rise_and_keep_what_was_asked(small):

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Bound', 'Control', 'sum_up', 'measure_pages', 'chain_control', 'counted', 'world_posterior', 'world_control',
-           'prior_nats', 'page_bits']
+           'prior_nats', 'page_bits', 'call_bits']
 
 # %% ../nbs/lib/10_code_length.ipynb #fc073770
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -191,10 +192,9 @@ def _read_out(path: _Path, group: Tensor, control: Control) -> tuple[Tensor, Ten
     return tuple(torch.where(path.rank == group, nats, 0.0).sum(-1) for nats in (path.surprise(belief), held))
 
 
-def prior_nats(schedule: Schedule, clean: Tensor) -> Tensor:
-    "What the noisiest page gives away, in nats `(N,)`, of clean cells `(N, L, D)`."
-    low = schedule.span[0]
-    below, above = torch.sigmoid(low), torch.sigmoid(-low)  # signal and noise power at the noisiest level
+def prior_nats(low: Tensor, clean: Tensor) -> Tensor:
+    "What a page at the log-SNR `low` gives away, in nats `(N,)`, of clean cells `(N, L, D)`."
+    below, above = torch.sigmoid(low), torch.sigmoid(-low)  # signal and noise power
     return 0.5 * (below * clean.square().sum(-1) + clean.shape[-1] * (above - 1 - above.log())).sum(-1)
 
 # %% ../nbs/lib/10_code_length.ipynb #7147feaf
@@ -215,5 +215,32 @@ def page_bits(net: GridDenoiser, schedule: Schedule, ids: Tensor, *, order: str 
     reads = [_read_out(path, group, control) for group in groups[::4]]  # the read-out hardly varies
     flow, read, held = (path.groups * torch.stack(part).mean(0) for part in (flows, *zip(*reads, strict=True)))
     flow = flow - held + control.nats(ids)  # known totals hold a read-out too
-    terms = {"prior": prior_nats(schedule, path.clean), "diffusion": flow, "reconstruction": read}
+    terms = {"prior": prior_nats(schedule.span[0], path.clean), "diffusion": flow, "reconstruction": read}
     return {name: nats / math.log(2) for name, nats in terms.items()}
+
+# %% ../nbs/lib/10_code_length.ipynb #1986d401
+def _along(clean: Tensor, levels: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    "Pages `(N, L, D)` on their way through levels `(T+1, L)`, and those `(N, L)`; each look adds to those before, so the noise is a random walk."
+    walk, before = torch.zeros_like(clean), torch.zeros_like(levels[0])
+    for level in levels:
+        snr = level.exp()
+        further = torch.where(torch.isfinite(snr), snr - before, 0.0).sqrt()
+        walk, before = walk + further[:, None] * torch.randn(clean.shape, generator=generator, device=clean.device), snr
+        now = level.expand(clean.shape[:2])
+        yield mix(clean, walk / snr.sqrt()[:, None], now), now
+
+
+@torch.no_grad()
+def call_bits(net: GridDenoiser, levels: Tensor, ids: Tensor, *, draws: int = 8, seed: int = 0) -> dict[str, Tensor]:
+    """Prior and step bits `(N,)` of pages `ids (N, L)` written in few calls, the places of a call drawn by themselves; from `draws` of the noise.
+
+    `levels (T+1, L)`: log-SNR before and after each call; it never falls, and is infinite where a place is known. Source: Sohl-Dickstein et al. 2015 (arXiv 1503.03585), for tokens.
+    """
+    generator, clean, nats = torch.Generator(ids.device).manual_seed(seed), net.codewords[ids], torch.zeros(ids.shape, device=ids.device)
+    def surprise(belief: Tensor) -> Tensor: return -belief.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    for _ in range(draws):
+        for (page, now), (ahead, then) in itertools.pairwise(_along(clean, levels, generator)):
+            belief = net(page, now)
+            after = surprise(belief + net.loglik(ahead, then) - net.loglik(page, now))
+            nats += torch.where(torch.isfinite(now), surprise(belief) - torch.where(torch.isfinite(then), after, 0.0), 0.0) / draws
+    return {name: value / math.log(2) for name, value in {"prior": prior_nats(levels[0], clean), "steps": nats.sum(-1)}.items()}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'GATED', 'ENTRIES', 'FORMAT', 'Entry', 'Contest', 'meaning', 'meant_codebook', 'make', 'paths_of',
-           'ways_of', 'written', 'bound_of', 'holes_in', 'surprise_of', 'infill', 'known_model', 'measure',
+           'ways_of', 'written', 'bound_of', 'holes_in', 'surprise_of', 'infill', 'in_calls', 'known_model', 'measure',
            'error_meaning', 'where', 'trained', 'play', 'play_all', 'counted_bits']
 
 # %% ../nbs/lib/13_contest.ipynb #93484e2b
@@ -39,6 +39,7 @@ from .guidance import spoken
 from .judges import Judge, nearest_training
 from .peers import build_peer
 from .recipes import replace_valid
+from .sampling import ranks
 from .text import Corpus, little_world, read_text, text_corpus
 from .training import fit
 
@@ -104,18 +105,23 @@ class Contest:
     pages: int = 128             # written pages that are judged
     calls: tuple[int, ...] = (4, 8, 16)
     temperatures: tuple[float, ...] = (1.0,)
+    in_calls: bool = False       # also what pages cost that are written in so many calls
 
     @property
     def corpus(self) -> Corpus: return _corpus(self.text, self.tokens, self.length, self.vocabulary, self.sentences)
 
-    def fingerprint(self, name: str, seed: int) -> str:
-        "Eight hexadecimal digits of everything that the result depends on; of a text, what is in it, not where it lies."
-        text = hashlib.sha256(read_text(self.text).encode()).hexdigest() if self.text else ""
-        alike = self.shared or ENTRIES[name].kind in ("autoregressive", "flow")  # `shared` came later, and these two do not hear of it
-        told = {k: v for k, v in asdict(self).items() if (k, v) != ("states", None) and not (k == "shared" and alike)}
-        ways = {"ways": 2} if self.pages and ENTRIES[name].kind == "grid" else {}  # written with later steps as well
-        said = json.dumps([FORMAT, told | {"text": text} | ways, asdict(ENTRIES[name]), seed], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:8]
+# %% ../nbs/lib/13_contest.ipynb #8c336e7b
+def _fingerprint(self: Contest, name: str, seed: int) -> str:
+    "Eight hexadecimal digits of everything that the result depends on; of a text, what is in it, not where it lies."
+    text = hashlib.sha256(read_text(self.text).encode()).hexdigest() if self.text else ""
+    alike = self.shared or ENTRIES[name].kind in ("autoregressive", "flow")  # `shared` came later, and these two do not hear of it
+    told = {k: v for k, v in asdict(self).items() if (k, v) not in (("states", None), ("in_calls", False)) and not (k == "shared" and alike)}
+    ways = {"ways": 2} if self.pages and ENTRIES[name].kind == "grid" else {}  # written with later steps as well
+    said = json.dumps([FORMAT, told | {"text": text} | ways, asdict(ENTRIES[name]), seed], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:8]
+
+
+Contest.fingerprint = _fingerprint
 
 # %% ../nbs/lib/13_contest.ipynb #fa0449ff
 @lru_cache(maxsize=2)
@@ -218,6 +224,19 @@ def infill(model, kind: str, contest: Contest, seed: int, holes: tuple[int, ...]
         found[str(n)] = {"bits": round(float(bits), 4), "accepted": float(accepted)}
     return found
 
+# %% ../nbs/lib/13_contest.ipynb #60609ef1
+def in_calls(model, kind: str, contest: Contest) -> dict[str, float]:
+    "Bits a token of held-out pages that are written in few calls, the places of a call drawn by themselves, by way and calls; four orders stand for all random ones."
+    pages, L, found = torch.as_tensor(contest.corpus.valid[: contest.windows].copy()), contest.corpus.length, {}
+    generator = torch.Generator().manual_seed(0)
+    blanks = {"spaced": [ranks(L, "spaced")], "random": [torch.randperm(L, generator=generator).float() for _ in range(4)]}
+    noise = {"together": {"later": 0.0}, "together, later": {}, "overlapping": {"order": "spaced", "overlap": L / 2}, "one by one": {"order": "spaced"}}
+    for n in contest.calls:
+        if kind == "grid": bounds = {way: [model.bits(pages, calls=n, draws=4, **how)] for way, how in noise.items()}
+        else: bounds = {way: [model.bits(pages, order=tuple((rank * n // L).int().tolist())) for rank in orders] for way, orders in blanks.items()}
+        found |= {f"{way}/{n}": round(float(np.mean([b.bits_per_token for b in each])), 5) for way, each in bounds.items()}
+    return found
+
 # %% ../nbs/lib/13_contest.ipynb #f549d1bd
 def known_model(contest: Contest) -> Control | None:
     "What is known exactly and near to trained models: counted pairs of a text, the little world itself; None: what they start from."
@@ -233,6 +252,7 @@ def measure(model, contest: Contest, kind: str, seed: int) -> dict:
     for path, options in list(paths_of(kind, corpus.length).items())[: None if contest.pages else 1]:
         bound = bound_of(model, kind, held, options, contest.draws, known)
         found["bits"][path] = {"value": bound.bits_per_token, "terms": bound.terms, "texts": (bound.per_text / corpus.length).round(5).tolist()}
+    if contest.in_calls and kind in ("grid", "masked"): found["in_calls"] = in_calls(model, kind, contest)
     if not contest.pages: return found
     judge = Judge(corpus)
     for way, how in ways_of(kind, contest.calls, corpus.length).items():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .chains import Counted, chain_of, count_chain
 from .clocks import CLOCKS, Schedule, draw_clocks, measure_schedule
-from .code_length import Bound, Control, measure_pages, page_bits
+from .code_length import Bound, Control, call_bits, measure_pages, page_bits
 from .codebook import nearest_codeword
 from .codes import Codebook, from_signal
 from .denoiser import GridDenoiser, exact, mix
@@ -220,14 +220,16 @@ def pages_of(self: GridDiffusion, texts: list[str]) -> list[Tensor]:
 
 
 def bits(self: GridDiffusion, texts: list[str] | Tensor, *, order: str = "together", overlap: float = 1.0,
-         draws: int = 8, seed: int = 0, control: Control | None = None) -> Bound:
+         draws: int = 8, seed: int = 0, control: Control | None = None, calls: int | None = None, later: float | None = None) -> Bound:
     """The bound on held-out texts (strings, or ids `(N, L)`) along a clock path, with its 95 % interval.
 
     `control`: a model known exactly that takes noise out of the estimate (`vtd.code_length` has a default).
+    `calls`: bits where pages are written in so many, the places of a call drawn by themselves (sampler `ancestral`); `later` as in `Writing`.
     Unknown words or texts longer than a page are a TextError.
     """
     pages = list(texts) if isinstance(texts, Tensor) else self.pages_of(texts)
     def terms(ids: Tensor, seed: int) -> dict[str, Tensor]:
+        if calls: return call_bits(self.net, Writing(calls, order, overlap, "ancestral", 1.0, later).levels(self.schedule, ids.shape[1]), ids, draws=draws, seed=seed)
         return page_bits(self.net, self.schedule, ids, order=order, overlap=overlap, draws=draws, seed=seed, control=control)
     return measure_pages(pages, terms, self.vocabulary, self._batch, self.device, seed)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARES', 'LATER', 'EVENLY', 'FEW', 'Standing', 'key', 'over_seeds', 'difference', 'note_difference', 'note_bits',
            'note_variants', 'note_written', 'note_counting', 'both', 'judge_claims', 'judge_training', 'judge_cost',
-           'apart', 'note_calls', 'level_claim', 'judge_calls', 'curve_of', 'run']
+           'apart', 'note_calls', 'note_in_calls', 'level_claim', 'judge_calls', 'curve_of', 'run', 'in_calls_table']
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #8ce3c5ad
 import math
@@ -229,6 +229,18 @@ def note_calls(out: Standing, contest: Contest, runs: dict[str, list[dict]]) -> 
     for name in ("distilled", "longer", "masked longer"):
         if name in runs: out.numbers[key("time_ratio", name)] = over_seeds([x["cpu_seconds"] / y["cpu_seconds"] for x, y in zip(runs[name], runs["grid"], strict=True)])
 
+# %% ../../nbs/chapters/10_grid_diffusion.ipynb #0fdf51b0
+def note_in_calls(out: Standing, runs: dict[str, list[dict]]) -> None:
+    """What held-out pages cost that are written in few calls, and how much more than along the model's whole standard path; the ways of noisy grids beside masked diffusion in spaced order."""
+    asked = {name: each for name, each in runs.items() if "in_calls" in each[0]}
+    for name, way in ((name, way) for name, each in asked.items() for way in each[0]["in_calls"]):
+        bits, path = [r["in_calls"][way] for r in asked[name]], next(iter(asked[name][0]["bits"]))
+        out.numbers[key("in calls", name, way)] = over_seeds(bits)
+        out.numbers[key("in calls", name, way, "over")] = over_seeds([b - r["bits"][path]["value"] for b, r in zip(bits, asked[name], strict=True)])
+        if "masked" in asked and ENTRIES[name].kind == "grid":
+            spaced = [r["in_calls"][f"spaced/{way.split('/')[1]}"] for r in asked["masked"]]
+            out.numbers[key("in calls", name, way, "minus masked")] = over_seeds([a - b for a, b in zip(bits, spaced, strict=True)])
+
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #075fb8f9
 def level_claim(out: Standing, calls: list[int], who: str, beside: dict[str, str]) -> dict | None:
     """The claim that pages of grids are level with those of masked diffusion in spaced order at every number of calls; `beside`: pairs that its cause tells of. None where it was not measured."""
@@ -261,14 +273,14 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
         entries: list[str] = ["grid", "masked", "autoregressive", "flow"],  # noqa: B006
         variants: list[str] = ["whitened", "permuted"],  # noqa: B006
         steps: int = 70, batch: int = 32, width: int = 64, layers: int = 2, seeds: list[int] = [0, 1, 2], windows: int = 64, draws: int = 16,  # noqa: B006
-        pages: int = 16, calls: list[int] = [4], temperatures: list[float] = [1.0], workers: int = 2, device: str = "cpu", work: str = "_runs/contests") -> Standing:  # noqa: B006
+        pages: int = 16, calls: list[int] = [4], temperatures: list[float] = [1.0], in_calls: bool = False, workers: int = 2, device: str = "cpu", work: str = "_runs/contests") -> Standing:  # noqa: B006
     """The chapter's experiment; same names and defaults as its parameters."""
     if "grid" not in entries + variants: raise ValueError("grid must be among the entries: all else is compared to it")
     if not seeds: raise ValueError("seeds is empty: name one or more")
     if pages and not (calls and temperatures): raise ValueError("pages are written with some number of calls, at some temperature: name both, or pages: 0")
     common = {"text": str(lab.root() / text) if text else "", "tokens": tokens, "vocabulary": vocabulary, "length": length, "sentences": sentences, "chain": chain, "order": order or None, "states": states or None, "shared": shared, "grid": grid,
               "steps": steps, "batch": batch, "width": width, "layers": layers, "windows": windows, "draws": draws}
-    contest, ablation = Contest(**common, pages=pages, calls=tuple(calls), temperatures=tuple(temperatures)), Contest(**common, pages=0, calls=())
+    contest, ablation = Contest(**common, pages=pages, calls=tuple(calls), temperatures=tuple(temperatures), in_calls=in_calls), Contest(**common, pages=0, calls=())
     folder = lab.root() / work if not Path(work).is_absolute() else Path(work)
     runs = play_all(contest, entries, seeds, folder, workers, device) | play_all(ablation, [v for v in variants if v not in entries], seeds, folder, workers, device)
     out = Standing()
@@ -277,6 +289,7 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
     note_variants(out, runs, variants)
     note_written(out, contest, runs, entries)
     note_calls(out, contest, runs)
+    note_in_calls(out, runs)
     if len(seeds) > 1:  # one seed is no verdict
         judge_claims(out, runs)
         judge_training(out)
@@ -285,3 +298,12 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
     out.devices = sorted({r.get("device", "cpu") for each in runs.values() for r in each})
     out.extra["curves"] = {name: curve_of(runs[name]) for name in entries}
     return out
+
+# %% ../../nbs/chapters/10_grid_diffusion.ipynb #a114a8c9
+def in_calls_table(numbers: dict[str, lab.Number], calls: list[int]) -> lab.Answer:
+    """Bits a token of held-out pages that are written in few calls, the places of a call drawn by themselves; and along the whole standard path."""
+    ways = {"noisy grids, together": ("grid", "together"), "together, later": ("grid", "together later"), "overlapping": ("grid", "overlapping"), "one by one": ("grid", "one by one"),
+            "masked diffusion, spaced": ("masked", "spaced"), "random": ("masked", "random")}
+    whole = {"grid": "bits_grid_together", "masked": "bits_masked_random"}
+    return lab.table(["written", *(f"{c} calls" for c in calls), "the whole path"], [
+        [said, *(f"{numbers[key('in calls', *who, str(c))]:.3f ci}" for c in calls), f"{numbers[whole[who[0]]]:.3f ci}"] for said, who in ways.items()])
