@@ -482,8 +482,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'vtd/chapters/grid_diffusion.py'),
                                              'vtd.chapters.grid_diffusion.difference': ( 'chapters/grid_diffusion.html#difference',
                                                                                          'vtd/chapters/grid_diffusion.py'),
-                                             'vtd.chapters.grid_diffusion.in_calls_table': ( 'chapters/grid_diffusion.html#in_calls_table',
-                                                                                             'vtd/chapters/grid_diffusion.py'),
                                              'vtd.chapters.grid_diffusion.judge_calls': ( 'chapters/grid_diffusion.html#judge_calls',
                                                                                           'vtd/chapters/grid_diffusion.py'),
                                              'vtd.chapters.grid_diffusion.judge_claims': ( 'chapters/grid_diffusion.html#judge_claims',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARES', 'LATER', 'EVENLY', 'FEW', 'Standing', 'key', 'over_seeds', 'difference', 'note_difference', 'note_bits',
            'note_variants', 'note_written', 'note_counting', 'both', 'judge_claims', 'judge_training', 'judge_cost',
-           'apart', 'note_calls', 'note_in_calls', 'level_claim', 'judge_calls', 'curve_of', 'run', 'in_calls_table']
+           'apart', 'note_calls', 'note_in_calls', 'level_claim', 'judge_calls', 'curve_of', 'run']
 
 # %% ../../nbs/chapters/10_grid_diffusion.ipynb #8ce3c5ad
 import math
@@ -298,12 +298,3 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
     out.devices = sorted({r.get("device", "cpu") for each in runs.values() for r in each})
     out.extra["curves"] = {name: curve_of(runs[name]) for name in entries}
     return out
-
-# %% ../../nbs/chapters/10_grid_diffusion.ipynb #a114a8c9
-def in_calls_table(numbers: dict[str, lab.Number], calls: list[int]) -> lab.Answer:
-    """Bits a token of held-out pages that are written in few calls, the places of a call drawn by themselves; and along the whole standard path."""
-    ways = {"noisy grids, together": ("grid", "together"), "together, later": ("grid", "together later"), "overlapping": ("grid", "overlapping"), "one by one": ("grid", "one by one"),
-            "masked diffusion, spaced": ("masked", "spaced"), "random": ("masked", "random")}
-    whole = {"grid": "bits_grid_together", "masked": "bits_masked_random"}
-    return lab.table(["written", *(f"{c} calls" for c in calls), "the whole path"], [
-        [said, *(f"{numbers[key('in calls', *who, str(c))]:.3f ci}" for c in calls), f"{numbers[whole[who[0]]]:.3f ci}"] for said, who in ways.items()])
