@@ -126,6 +126,15 @@ def test_few_calls_are_compared_with_the_teacher_and_with_masked_diffusion(folde
     assert out.claims["G10"]["verdict"] == "depends" and "equal entropy" in out.claims["G10"]["claim"] and "\n" not in out.claims["G10"]["cause"]
 
 
+def test_what_few_calls_cost_is_told_where_it_was_asked(folder):
+    n = chapter.run(**small(folder, entries=["grid", "masked"], variants=[], pages=0, calls=[2, 4], in_calls=True)).numbers
+    assert n["in_calls_grid_together_4_over"].value == pytest.approx(n["in_calls_grid_together_4"].value - n["bits_grid_together"].value)
+    assert n["in_calls_grid_one_by_one_2_minus_masked"].value == pytest.approx(n["in_calls_grid_one_by_one_2"].value - n["in_calls_masked_spaced_2"].value, abs=1e-5)
+    for way in ("grid_together", "grid_one_by_one", "masked_spaced", "masked_random"): assert n[f"in_calls_{way}_2"].value > n[f"in_calls_{way}_4"].value
+    assert n["in_calls_masked_spaced_2"].value < n["in_calls_masked_random_2"].value  # neighbours know of one another
+    assert not any(k.startswith("in_calls") for k in chapter.run(**small(folder)).numbers)
+
+
 def test_pages_are_compared_at_equal_variety():
     """On the line through the other's temperatures: (9, 2.0) and (8, 1.5), so 1.75 at 8.5."""
     def page(triples, judge): return {"trigram_entropy": triples, "judge": judge}
