@@ -230,8 +230,8 @@ def in_calls(model, kind: str, contest: Contest) -> dict[str, float]:
     pages, L, found = torch.as_tensor(contest.corpus.valid[: contest.windows].copy()), contest.corpus.length, {}
     generator = torch.Generator().manual_seed(0)
     blanks = {"spaced": [ranks(L, "spaced")], "random": [torch.randperm(L, generator=generator).float() for _ in range(4)]}
-    noise = {"together": {"later": 0.0}, "together, later": {}, "overlapping": {"order": "spaced", "overlap": L / 2}, "one by one": {"order": "spaced"}}
     for n in contest.calls:
+        noise = {"together": {"later": 0.0}, "together, later": {"later": 9 / (n + 2)}, "overlapping": {"order": "spaced", "overlap": L / 2}, "one by one": {"order": "spaced"}}
         if kind == "grid": bounds = {way: [model.bits(pages, calls=n, draws=4, **how)] for way, how in noise.items()}
         else: bounds = {way: [model.bits(pages, order=tuple((rank * n // L).int().tolist())) for rank in orders] for way, orders in blanks.items()}
         found |= {f"{way}/{n}": round(float(np.mean([b.bits_per_token for b in each])), 5) for way, each in bounds.items()}
