@@ -172,6 +172,7 @@ def test_one_place_a_call_costs_what_the_path_does(small, world):
     pages = torch.as_tensor(world.valid[:200])
     calls, path = (small.bits(pages, order="spaced", overlap=1.0, calls=n, draws=12).per_text for n in (12, None))
     assert abs((calls - path).mean()) < 3 * (calls - path).std() / len(path) ** 0.5 + 0.1
+    with pytest.raises(ValueError, match="at least 1"): small.bits(pages, calls=0)
 
 
 def test_levels_of_a_page_rise_and_keep_what_was_asked(small):

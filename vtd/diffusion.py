@@ -229,7 +229,7 @@ def bits(self: GridDiffusion, texts: list[str] | Tensor, *, order: str = "togeth
     """
     pages = list(texts) if isinstance(texts, Tensor) else self.pages_of(texts)
     def terms(ids: Tensor, seed: int) -> dict[str, Tensor]:
-        if calls: return call_bits(self.net, Writing(calls, order, overlap, "ancestral", 1.0, later).levels(self.schedule, ids.shape[1]), ids, draws=draws, seed=seed)
+        if calls is not None: return call_bits(self.net, Writing(calls, order, overlap, "ancestral", 1.0, later).levels(self.schedule, ids.shape[1]), ids, draws=draws, seed=seed)
         return page_bits(self.net, self.schedule, ids, order=order, overlap=overlap, draws=draws, seed=seed, control=control)
     return measure_pages(pages, terms, self.vocabulary, self._batch, self.device, seed)
 
