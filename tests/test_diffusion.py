@@ -9,6 +9,7 @@ import torch
 from vtd.automata import log2_probability
 from vtd.chapters.writing_pages import write_exactly
 from vtd.clocks import draw_clocks
+from vtd.code_length import world_control
 from vtd.diffusion import GridDiffusion, Writing, build, few_later
 from vtd.peers import build_peer
 from vtd.recipes import PATHS
@@ -173,6 +174,8 @@ def test_one_place_a_call_costs_what_the_path_does(small, world):
     calls, path = (small.bits(pages, order="spaced", overlap=1.0, calls=n, draws=12).per_text for n in (12, None))
     assert abs((calls - path).mean()) < 3 * (calls - path).std() / len(path) ** 0.5 + 0.1
     with pytest.raises(ValueError, match="at least 1"): small.bits(pages, calls=0)
+    with pytest.raises(ValueError, match="name calls"): small.bits(pages, later=1.0)
+    with pytest.raises(ValueError, match="whole paths"): small.bits(pages, calls=2, control=world_control())
 
 
 def test_levels_of_a_page_rise_and_keep_what_was_asked(small):

@@ -167,6 +167,6 @@ def test_larger_settings_are_parameters_of_the_chapter(name):
     assert found["steps"] >= 400 and "grid" in found["entries"]
 
 
-@pytest.mark.parametrize("wrong, says", [({"seeds": []}, "seeds is empty"), ({"calls": []}, "number of calls"), ({"temperatures": []}, "temperature")])
+@pytest.mark.parametrize("wrong, says", [({"seeds": []}, "seeds is empty"), ({"calls": []}, "number of calls"), ({"temperatures": []}, "temperature"), ({"calls": [], "pages": 0, "in_calls": True}, "in_calls: false")])
 def test_empty_lists_are_told(wrong, says, folder):
     with pytest.raises(ValueError, match=says): chapter.run(**small(folder, **wrong))

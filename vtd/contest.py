@@ -31,7 +31,7 @@ from .code_length import Control, chain_control, world_control
 from .codebook import Codebook
 from .codes import even, from_signal
 from .denoiser import mix
-from .diffusion import Writing, build
+from .diffusion import Writing, build, few_later
 from .distillation import distil
 from .features import features, whitening
 from .grids import GridShape, atomic_write
@@ -231,7 +231,7 @@ def in_calls(model, kind: str, contest: Contest) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     blanks = {"spaced": [ranks(L, "spaced")], "random": [torch.randperm(L, generator=generator).float() for _ in range(4)]}
     for n in contest.calls:
-        noise = {"together": {"later": 0.0}, "together, later": {"later": 9 / (n + 2)}, "overlapping": {"order": "spaced", "overlap": L / 2}, "one by one": {"order": "spaced"}}
+        noise = {"together": {"later": 0.0}, "together, later": {"later": few_later(n)}, "overlapping": {"order": "spaced", "overlap": L / 2}, "one by one": {"order": "spaced"}}
         if kind == "grid": bounds = {way: [model.bits(pages, calls=n, draws=4, **how)] for way, how in noise.items()}
         else: bounds = {way: [model.bits(pages, order=tuple((rank * n // L).int().tolist())) for rank in orders] for way, orders in blanks.items()}
         found |= {f"{way}/{n}": round(float(np.mean([b.bits_per_token for b in each])), 5) for way, each in bounds.items()}

@@ -227,6 +227,8 @@ def bits(self: GridDiffusion, texts: list[str] | Tensor, *, order: str = "togeth
     `calls`: bits where pages are written in so many, the places of a call drawn by themselves (sampler `ancestral`); `later` as in `Writing`.
     Unknown words or texts longer than a page are a TextError.
     """
+    if calls is None and later is not None: raise ValueError("later moves the steps of few calls: name calls as well")
+    if calls is not None and control is not None: raise ValueError("a control knows whole paths: leave it out, or calls")
     pages = list(texts) if isinstance(texts, Tensor) else self.pages_of(texts)
     def terms(ids: Tensor, seed: int) -> dict[str, Tensor]:
         if calls is not None: return call_bits(self.net, Writing(calls, order, overlap, "ancestral", 1.0, later).levels(self.schedule, ids.shape[1]), ids, draws=draws, seed=seed)

@@ -277,6 +277,7 @@ def run(*, text: str = "", tokens: str = "word", vocabulary: int = 203, length: 
     """The chapter's experiment; same names and defaults as its parameters."""
     if "grid" not in entries + variants: raise ValueError("grid must be among the entries: all else is compared to it")
     if not seeds: raise ValueError("seeds is empty: name one or more")
+    if in_calls and not calls: raise ValueError("what few calls cost is asked of some number of calls: name calls, or in_calls: false")
     if pages and not (calls and temperatures): raise ValueError("pages are written with some number of calls, at some temperature: name both, or pages: 0")
     common = {"text": str(lab.root() / text) if text else "", "tokens": tokens, "vocabulary": vocabulary, "length": length, "sentences": sentences, "chain": chain, "order": order or None, "states": states or None, "shared": shared, "grid": grid,
               "steps": steps, "batch": batch, "width": width, "layers": layers, "windows": windows, "draws": draws}
