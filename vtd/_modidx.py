@@ -130,6 +130,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'vtd.chains.count_chain': ('lib/chains.html#count_chain', 'vtd/chains.py'),
                             'vtd.chains.following': ('lib/chains.html#following', 'vtd/chains.py'),
                             'vtd.chains.learned': ('lib/chains.html#learned', 'vtd/chains.py'),
+                            'vtd.chains.likelihood': ('lib/chains.html#likelihood', 'vtd/chains.py'),
                             'vtd.chains.rows': ('lib/chains.html#rows', 'vtd/chains.py'),
                             'vtd.chains.states': ('lib/chains.html#states', 'vtd/chains.py'),
                             'vtd.chains.usual_order': ('lib/chains.html#usual_order', 'vtd/chains.py')},
