@@ -97,7 +97,7 @@ def test_the_same_seed_learns_the_same():
     assert one["step"].shape != other["step"].shape or not np.allclose(one["step"], other["step"])
 
 
-@pytest.mark.parametrize("strength", [0.0, 1.0, 6.0])
+@pytest.mark.parametrize("strength", [0.0, 1.0, 6.0, 30.0])
 def test_it_is_exact(chain, strength):
     evidence = strength * torch.randn(2, 5, V, generator=torch.Generator().manual_seed(1))
     pages = torch.cartesian_prod(*[torch.arange(V)] * 5)
