@@ -27,7 +27,7 @@ SMALL = 1e-30  # of what adds up to about one
 
 def likelihood(evidence: Tensor) -> Tensor:
     "How likely each token is beside the likeliest, from log-evidence `(B, L, V)`; zero where that is too small to matter."
-    return F.threshold((evidence - evidence.amax(-1, keepdim=True)).exp(), SMALL, 0.0)
+    return F.threshold(evidence - evidence.amax(-1, keepdim=True), math.log(SMALL), -math.inf).exp()
 
 
 class Counted(nn.Module):
@@ -246,22 +246,6 @@ class HiddenChain(Counted):
         "What arcs `(N, B)` carry, added up by where they lead; columns are pages, which is twice as fast as rows."
         return arcs.new_zeros(size, arcs.shape[1]).index_add(0, to, arcs)
 
-    @torch.no_grad()
-    def context(self, evidence: Tensor) -> Tensor:
-        seen = likelihood(evidence).permute(1, 2, 0).contiguous()
-        ahead, arcs, said = self.begin(evidence.shape[0]), [], []  # `len` would be a constant in an exported network
-        for here in seen.unbind():
-            arcs.append(self.step.mT @ ahead)
-            ahead = self.gather(arcs[-1] * here.index_select(0, self.token), self.goal, len(self.step))
-            ahead = F.threshold(ahead / ahead.sum(0, keepdim=True).clamp(min=SMALL), SMALL, 0.0)
-        behind = torch.ones_like(ahead)
-        for here, arc in zip(reversed(seen.unbind()), reversed(arcs), strict=True):
-            after = behind.index_select(0, self.goal)
-            said.append(self.gather(arc * after, self.token, evidence.shape[-1]))
-            behind = self.step @ (after * here.index_select(0, self.token))
-            behind = F.threshold(behind / behind.amax(0, keepdim=True).clamp(min=SMALL), SMALL, 0.0)
-        return torch.stack(said[::-1]).permute(2, 0, 1).clamp(min=SMALL).log().log_softmax(-1)
-
     def states(self, ids: Tensor) -> Tensor:
         "Beliefs `(B, L + 1, S)` before, between and after the tokens of pages `(B, L)`."
         found = [self.begin(len(ids))]
@@ -272,6 +256,26 @@ class HiddenChain(Counted):
 
     def rows(self, states: Tensor) -> Tensor:
         return self.gather(self.step.mT @ states.flatten(0, -2).mT, self.token, len(self.first)).mT.reshape(*states.shape[:-1], -1)
+
+# %% ../nbs/lib/07_chains.ipynb #e8d4ecc0
+@torch.no_grad()
+def context(self: HiddenChain, evidence: Tensor) -> Tensor:
+    seen = likelihood(evidence).permute(1, 2, 0).contiguous()
+    ahead, arcs, said = self.begin(evidence.shape[0]), [], []  # `len` would be a constant in an exported network
+    for here in seen.unbind():
+        arcs.append(self.step.mT @ ahead)
+        ahead = self.gather(arcs[-1] * here.index_select(0, self.token), self.goal, len(self.step))
+        ahead = F.threshold(ahead / ahead.sum(0, keepdim=True).clamp(min=SMALL), SMALL, 0.0)
+    behind = torch.ones_like(ahead)
+    for here, arc in zip(reversed(seen.unbind()), reversed(arcs), strict=True):
+        after = behind.index_select(0, self.goal)
+        said.append(self.gather(arc * after, self.token, evidence.shape[-1]))
+        behind = self.step @ (after * here.index_select(0, self.token))
+        behind = F.threshold(behind / behind.amax(0, keepdim=True).clamp(min=SMALL), SMALL, 0.0)
+    return torch.stack(said[::-1]).permute(2, 0, 1).clamp(min=SMALL).log().log_softmax(-1)
+
+
+HiddenChain.context = context
 
 # %% ../nbs/lib/07_chains.ipynb #235bec49
 MATRIX_UP_TO, COUNTED_UP_TO = 512, 8192  # tokens

@@ -123,12 +123,11 @@ def world_control() -> Control:
 
 
 # %% ../nbs/lib/10_code_length.ipynb #2a6d7123
-class _Path:
-    "Pages `ids (N, L)` on their way along a clock path, as a denoiser sees them."
+class _Moments:
+    "Where pages `ids (N, L)` are looked at on their way along a clock path: groups of places, and moments, at random."
 
-    def __init__(self, net: GridDenoiser, schedule: Schedule, ids: Tensor, order: str, overlap: float, seed: int):
-        self.net, self.schedule, self.ids, self.overlap = net, schedule, ids, overlap
-        self.clean, self.rank = net.codewords[ids], ranks(ids.shape[1], order).to(ids.device)
+    def __init__(self, ids: Tensor, order: str, overlap: float, seed: int):
+        self.ids, self.overlap, self.rank = ids, overlap, ranks(ids.shape[1], order).to(ids.device)
         self.groups = int(self.rank.max()) + 1  # places that set out at one time
         self.generator = torch.Generator(ids.device).manual_seed(seed)
 
@@ -144,6 +143,14 @@ class _Path:
         "A group of places for each page `(N, 1)`: all groups in `groups` consecutive draws, in random order."
         if k % self.groups == 0: self.turns = self.uniform(len(self.ids), self.groups).argsort(1)
         return self.turns[:, k % self.groups, None]
+
+# %% ../nbs/lib/10_code_length.ipynb #a0b2742a
+class _Path(_Moments):
+    "What a denoiser says of such pages on the way."
+
+    def __init__(self, net: GridDenoiser, schedule: Schedule, ids: Tensor, order: str, overlap: float, seed: int):
+        super().__init__(ids, order, overlap, seed)
+        self.net, self.schedule, self.clean = net, schedule, net.codewords[ids]
 
     def look(self, group: Tensor, moment: Tensor | float, blind: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Log-belief and evidence `(N, L, V)` on a noisy page when `group` is at `moment` in [0, 1]; weight of errors `(N, L)`.
