@@ -114,8 +114,8 @@ class Contest:
 def _fingerprint(self: Contest, name: str, seed: int) -> str:
     "Eight hexadecimal digits of everything that the result depends on; of a text, what is in it, not where it lies."
     text = hashlib.sha256(read_text(self.text).encode()).hexdigest() if self.text else ""
-    alike = self.shared or ENTRIES[name].kind in ("autoregressive", "flow")  # `shared` came later, and these two do not hear of it
-    told = {k: v for k, v in asdict(self).items() if (k, v) not in (("states", None), ("in_calls", False)) and not (k == "shared" and alike)}
+    alike = ENTRIES[name].kind in ("autoregressive", "flow")  # what came later, and these two do not hear of
+    told = {k: v for k, v in asdict(self).items() if (k, v) not in (("states", None), ("in_calls", False), ("shared", True)) and not (alike and k in ("shared", "in_calls"))}
     ways = {"ways": 2} if self.pages and ENTRIES[name].kind == "grid" else {}  # written with later steps as well
     said = json.dumps([FORMAT, told | {"text": text} | ways, asdict(ENTRIES[name]), seed], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:8]
