@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=9)
     given = parser.parse_args()
+    if given.text and not Path(given.text).is_file(): parser.error(f"no such file: {given.text}")
+    if given.pages < 1 or given.repeats < 1: parser.error(f"pages and repeats are 1 or more, not {given.pages} and {given.repeats}")
     world = little_world.corpus(20_000)
     cases = {"little world, pairs": (world, count_chain(world)), "little world, 200 hidden states": (world, count_chain(world, states=200))}
     if given.text: cases["characters, five"] = (text := text_corpus(given.text, "char", 64)), count_chain(text)
