@@ -31,7 +31,7 @@ from .code_length import Control, chain_control, world_control
 from .codebook import Codebook
 from .codes import even, from_signal
 from .denoiser import mix
-from .diffusion import Writing, build, few_later
+from .diffusion import Writing, build
 from .distillation import distil
 from .features import features, whitening
 from .grids import GridShape, atomic_write
@@ -116,7 +116,7 @@ def _fingerprint(self: Contest, name: str, seed: int) -> str:
     text = hashlib.sha256(read_text(self.text).encode()).hexdigest() if self.text else ""
     alike = ENTRIES[name].kind in ("autoregressive", "flow")  # what came later, and these two do not hear of
     told = {k: v for k, v in asdict(self).items() if (k, v) not in (("states", None), ("in_calls", False), ("shared", True)) and not (alike and k in ("shared", "in_calls"))}
-    ways = {"ways": 2} if self.pages and ENTRIES[name].kind == "grid" else {}  # written with later steps as well
+    ways = {"ways": 3} if (self.pages or self.in_calls) and ENTRIES[name].kind == "grid" else {}  # also with later steps, which leave room at the end
     said = json.dumps([FORMAT, told | {"text": text} | ways, asdict(ENTRIES[name]), seed], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:8]
 
@@ -231,7 +231,7 @@ def in_calls(model, kind: str, contest: Contest) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     blanks = {"spaced": [ranks(L, "spaced")], "random": [torch.randperm(L, generator=generator).float() for _ in range(4)]}
     for n in contest.calls:
-        noise = {"together": {"later": 0.0}, "together, later": {"later": few_later(n)}, "overlapping": {"order": "spaced", "overlap": L / 2}, "one by one": {"order": "spaced"}}
+        noise = {"together": {"later": 0.0}, "together, later": {}, "overlapping": {"order": "spaced", "overlap": L / 2}, "one by one": {"order": "spaced"}}
         if kind == "grid": bounds = {way: [model.bits(pages, calls=n, draws=4, **how)] for way, how in noise.items()}
         else: bounds = {way: [model.bits(pages, order=tuple((rank * n // L).int().tolist())) for rank in orders] for way, orders in blanks.items()}
         found |= {f"{way}/{n}": round(float(np.mean([b.bits_per_token for b in each])), 5) for way, each in bounds.items()}
