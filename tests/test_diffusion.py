@@ -10,7 +10,7 @@ from vtd.automata import log2_probability
 from vtd.chapters.writing_pages import write_exactly
 from vtd.clocks import draw_clocks
 from vtd.code_length import world_control
-from vtd.diffusion import LAST, GridDiffusion, Writing, build, few_later
+from vtd.diffusion import GridDiffusion, Writing, build, few_later
 from vtd.peers import build_peer
 from vtd.recipes import PATHS
 from vtd.sampling import SAMPLERS, Belief, clock_path, ranks
@@ -190,17 +190,15 @@ def test_levels_of_a_page_rise_and_keep_what_was_asked(small):
     assert Writing(8, "spaced").levels(small.schedule, 12)[0, 0].item() == pytest.approx(start, abs=1e-5)
 
 
-@pytest.mark.parametrize("calls", [1, 2, 4, 8, 64])
-def test_steps_move_later_while_there_is_room(small, default, calls):
-    """The last call stays below the end, steps are never moved back, and where all information comes in at the very end not at all (one call, which sees noise alone, is)."""
-    for model in (small, default, build(little_world.corpus(20), chain=False)):
-        low, end = model.schedule.span.tolist()
-        moved, evenly = (Writing(calls, "together", later=later).levels(model.schedule, 12)[:, 0] for later in (None, 0.0))
-        assert moved[0].item() == pytest.approx(low + few_later(calls, end - LAST - evenly[-2].item()), abs=1e-5)
-        assert moved[-2] <= max(end - LAST + 1e-5, evenly[-2]) and (moved >= evenly).all()
-    model.schedule.integrand.copy_(torch.arange(64.0) > 62.5)  # a text whose information comes in at the end
-    levels = Writing(calls, "together").levels(model.schedule, 12)
-    assert torch.equal(levels, Writing(calls, "together", later=0.0).levels(model.schedule, 12)) == (calls > 1)
+def test_steps_move_later_the_fewer_they_are_and_less_for_tokens_of_many_bits(small, default):
+    """As far as letters and the little world want it up to 3 bits a token, then by the share of 3 bits; an untrained model has those of its frequencies, a trained one those of its text."""
+    frequencies = small.net.log_prior.exp()
+    assert small.schedule.bits == pytest.approx(-(frequencies * small.net.log_prior).sum().item() / math.log(2), abs=0.1) and small.schedule.bits > 3 > default.schedule.bits
+    for model, share in ((small, 3 / small.schedule.bits), (default, 1.0)):
+        for calls in (1, 4, 16):
+            moved, evenly = (Writing(calls, "together", later=later).levels(model.schedule, 12)[:-1] for later in (None, 0.0))
+            assert torch.allclose(moved, evenly + share * few_later(calls), atol=1e-5)
+    assert few_later(4, 0.0) == few_later(4, 3.0) == 2 * few_later(4, 6.0)
 
 
 def test_a_thousand_pages_survive_png(default, world, tmp_path):

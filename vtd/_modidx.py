@@ -779,6 +779,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                          'vtd.cli.write': ('lib/cli.html#write', 'vtd/cli.py')},
             'vtd.clocks': { 'vtd.clocks.Schedule': ('lib/clocks.html#schedule', 'vtd/clocks.py'),
                             'vtd.clocks.Schedule.__init__': ('lib/clocks.html#schedule.__init__', 'vtd/clocks.py'),
+                            'vtd.clocks.Schedule.bits': ('lib/clocks.html#schedule.bits', 'vtd/clocks.py'),
                             'vtd.clocks.Schedule.density': ('lib/clocks.html#schedule.density', 'vtd/clocks.py'),
                             'vtd.clocks.Schedule.level': ('lib/clocks.html#schedule.level', 'vtd/clocks.py'),
                             'vtd.clocks._path_levels': ('lib/clocks.html#_path_levels', 'vtd/clocks.py'),

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .chains import NGramChain
-from .diffusion import GridDiffusion, Writing
+from .diffusion import GridDiffusion, Writing, few_later
 from .fused import FusedDenoiser
 from .grids import atomic_write
 from .sampling import SAMPLERS, Belief, ranks
@@ -156,9 +156,10 @@ def describe(model: GridDiffusion) -> dict:
     flat = bool(np.isin(levels, (0, 255)).all())
     ends = np.concatenate([[0], model.schedule.density.double().cumsum(0).numpy()])
     clocks = {name: {"rank": ranks(model.length, order).tolist(), "overlap": overlap} for name, (order, overlap) in CLOCKS.items()}
+    later = 3 * few_later(1, model.schedule.bits)  # so many calls are moved by later / (calls + 2)
     return {"tokens": model.vocabulary.tokens, "pad": model.vocabulary.pad, "length": model.length, "shape": list(book.shape), "bits": 1 if flat else 8,
             "codebook": packed(np.packbits(levels > 0) if flat else levels), "mean": packed(book._mean.numpy()), "scale": book._scale,
-            "ends": packed(ends), "span": model.schedule.span.tolist(), "clocks": clocks,
+            "ends": packed(ends), "span": model.schedule.span.tolist(), "later": later, "clocks": clocks,
             "calls": how.nfe, "temperature": how.temperature, "example": example(model), "corpus": model.corpus}
 
 # %% ../nbs/lib/22_browser.ipynb #542fb4a0

@@ -28,6 +28,12 @@ class Schedule(nn.Module):
         self.register_buffer("integrand", torch.ones(self.BINS))
 
     @property
+    def bits(self) -> float:
+        "Bits a token that the measured information comes to."
+        low, high = self.span.tolist()
+        return self.integrand.sum().item() * (high - low) / self.BINS / math.log(2)
+
+    @property
     def density(self) -> Tensor:
         "Probability of each bin: measured information, and a little everywhere."
         measured = self.integrand / self.integrand.sum()

@@ -116,7 +116,7 @@ def _fingerprint(self: Contest, name: str, seed: int) -> str:
     text = hashlib.sha256(read_text(self.text).encode()).hexdigest() if self.text else ""
     alike = ENTRIES[name].kind in ("autoregressive", "flow")  # what came later, and these two do not hear of
     told = {k: v for k, v in asdict(self).items() if (k, v) not in (("states", None), ("in_calls", False), ("shared", True)) and not (alike and k in ("shared", "in_calls"))}
-    ways = {"ways": 3} if (self.pages or self.in_calls) and ENTRIES[name].kind == "grid" else {}  # also with later steps, which leave room at the end
+    ways = {"ways": 3} if (self.pages or self.in_calls) and ENTRIES[name].kind == "grid" else {}  # also with later steps, of many bits a token less so
     said = json.dumps([FORMAT, told | {"text": text} | ways, asdict(ENTRIES[name]), seed], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:8]
 

@@ -49,10 +49,9 @@ export const levelAt = (model, progress) => {
   while (bin < bins - 1 && ends[bin + 1] <= progress) bin++;
   return low + (high - low) / bins * (bin + (progress - ends[bin]) / (ends[bin + 1] - ends[bin]));
 };
-/* levels (calls + 1) x L, infinite where a token is known; where all places stand together, few calls are better spent later, the last a little below the end */
+/* levels (calls + 1) x L, infinite where a token is known; where all places stand together, few calls are better spent later */
 export const pathOf = (model, clock, calls, kept) => {
-  const {rank, overlap} = model.clocks[clock], top = Math.max(...rank), room = model.span[1] - 0.7 - levelAt(model, Math.fround(1 - 1 / calls));
-  const later = top ? 0 : Math.max(0, Math.min(9 / (calls + 2), room));
+  const {rank, overlap} = model.clocks[clock], top = Math.max(...rank), later = top ? 0 : model.later / (calls + 2);
   return Array.from({length: calls + 1}, (_, k) => rank.map((r, n) => {
     const progress = (k / calls * (top + overlap) - r) / overlap;
     return kept[n] >= 0 || progress > 1 - 1e-9 ? Infinity : levelAt(model, Math.fround(Math.max(0, progress))) + later;
