@@ -10,7 +10,7 @@ from vtd.automata import log2_probability
 from vtd.chapters.writing_pages import write_exactly
 from vtd.clocks import draw_clocks
 from vtd.code_length import world_control
-from vtd.diffusion import GridDiffusion, Writing, build, few_later
+from vtd.diffusion import FEW_BITS, GridDiffusion, Writing, build, few_later
 from vtd.peers import build_peer
 from vtd.recipes import PATHS
 from vtd.sampling import SAMPLERS, Belief, clock_path, ranks
@@ -191,14 +191,14 @@ def test_levels_of_a_page_rise_and_keep_what_was_asked(small):
 
 
 def test_steps_move_later_the_fewer_they_are_and_less_for_tokens_of_many_bits(small, default):
-    """As far as letters and the little world want it up to 3 bits a token, then by the share of 3 bits; an untrained model has those of its frequencies, a trained one those of its text."""
+    """As far as letters and the little world want it up to FEW_BITS a token, then less; an untrained model has those of its frequencies, a trained one those of its text."""
     frequencies = small.net.log_prior.exp()
-    assert small.schedule.bits == pytest.approx(-(frequencies * small.net.log_prior).sum().item() / math.log(2), abs=0.1) and small.schedule.bits > 3 > default.schedule.bits
-    for model, share in ((small, 3 / small.schedule.bits), (default, 1.0)):
+    assert small.schedule.bits == pytest.approx(-(frequencies * small.net.log_prior).sum().item() / math.log(2), abs=0.1) and small.schedule.bits > FEW_BITS > default.schedule.bits
+    for model, share in ((small, FEW_BITS / small.schedule.bits), (default, 1.0)):
         for calls in (1, 4, 16):
             moved, evenly = (Writing(calls, "together", later=later).levels(model.schedule, 12)[:-1] for later in (None, 0.0))
             assert torch.allclose(moved, evenly + share * few_later(calls), atol=1e-5)
-    assert few_later(4, 0.0) == few_later(4, 3.0) == 2 * few_later(4, 6.0)
+    assert few_later(4, 0.0) == few_later(4, FEW_BITS) == 2 * few_later(4, 2 * FEW_BITS)
 
 
 def test_a_thousand_pages_survive_png(default, world, tmp_path):

@@ -185,7 +185,7 @@ def write(
     overlap: Annotated[float, typer.Option(min=1.0, help="How many places are under way at once; 1 is one by one.")] = 2.0,
     sampler: Annotated[str, typer.Option(help="ddim, second-order or ancestral.")] = "ddim",
     temperature: Annotated[float, typer.Option(help="Below 1: safer words; above: wilder ones.")] = 0.5,
-    later: Annotated[float | None, typer.Option(help="Steps at so much higher a log-SNR. Default: with --order together 9 / (steps + 2), less for tokens of over 3 bits; else 0.")] = None,
+    later: Annotated[float | None, typer.Option(help="Steps at so much higher a log-SNR. Default: with --order together 9 / (steps + 2), less far for tokens of over 3.25 bits; else 0.")] = None,
     seed: Seed = 0,
     save: Annotated[Path | None, typer.Option(help="Also save the pages as one picture, one text a row: page.png.")] = None,
     model: Model = "default",

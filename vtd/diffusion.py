@@ -30,11 +30,11 @@ from .text import Corpus, TextError, Vocabulary, little_world
 from .training import TrainingError, read_tensors, write_tensors
 
 # %% ../nbs/lib/10_diffusion.ipynb #244c5fa2
-FEW_BITS = 3.0  # bits a token, as letters and the little world have; of more, which a call draws place by place, each call may bring in less
+FEW_BITS = 3.25  # bits a token up to which steps move freely, a little more than letters and the little world have; what a call brings in is drawn place by place
 
 
 def few_later(steps: int, bits: float = FEW_BITS) -> float:
-    "Log-SNR by which so many steps of a page are moved if its places all stand together: the fewer the further, tokens of more than 3 bits less far (set by letters, the little world and words)."
+    "Log-SNR by which so many steps of a page are moved if its places all stand together: the fewer the further, tokens of many bits less far (set by models of letters, the little world and words)."
     return 9 / (steps + 2) * FEW_BITS / max(bits, FEW_BITS)
 
 
