@@ -199,6 +199,8 @@ def test_steps_move_later_the_fewer_they_are_and_less_for_tokens_of_many_bits(sm
             moved, evenly = (Writing(calls, "together", later=later).levels(model.schedule, 12)[:-1] for later in (None, 0.0))
             assert torch.allclose(moved, evenly + share * few_later(calls), atol=1e-5)
     assert few_later(4, 0.0) == few_later(4, FEW_BITS) == 2 * few_later(4, 2 * FEW_BITS)
+    even = build(little_world.corpus(500), chain=False, even_levels=True).schedule  # levels spread evenly hold as many bits
+    assert even.bits == pytest.approx(build(little_world.corpus(500), chain=False).schedule.bits) and torch.allclose(even.density, torch.full((64,), 1 / 64))
 
 
 def test_a_thousand_pages_survive_png(default, world, tmp_path):

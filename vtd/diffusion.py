@@ -98,7 +98,7 @@ class GridDiffusion(nn.Module):
         self.schedule = measure_schedule(codebook.signal, log_prior)
         self.even_levels, self.reconstruct_first, self.progress, self.teacher = even_levels, reconstruct_first, 1.0, teacher
         self._seen = []  # what the shares of a batch saw, until they are pooled
-        if even_levels: self.schedule.integrand.fill_(1.0)
+        if even_levels: self.schedule.integrand.fill_(self.schedule.integrand.mean())
 
     def __repr__(self):
         size = sum(p.numel() for p in self.parameters()) / 1e6
